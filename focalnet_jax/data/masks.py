@@ -17,6 +17,7 @@ from focalnet_jax.data.metadata import check_tiff, png_pixels_only
 
 IGNORED = 255  # class number of pixels that count neither in the loss nor in metrics
 MOST_CLASSES = 254  # so that 255 is never a class, also if the stored numbers begin with 1
+_OUTSIDE = 254  # class number of numbers that mean no class
 StoredMask = np.ndarray | bytes | str | Path  # integers `[H, W]`, encoded bytes, or the path of a file
 Colour = tuple[int, int, int]
 
@@ -110,13 +111,15 @@ def _named(stored: StoredMask) -> str:
 
 
 def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
-    image = open_mask(encoded)
+    image = open_mask(encoded, as_colours=coding.is_grey)
     if image.mode in _COLOURED or coding.is_grey:
         if not coding.colours:
             raise UnreadableMaskError(
                 "it stores colours; expected one number per pixel, or a class list with lines NAME RED GREEN BLUE, "
                 "each colour once"
             )
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would scale
+            return _classes_by_colour(np.repeat(np.asarray(image)[..., None], 3, axis=-1), coding)
         return _classes_by_colour(np.asarray(image.convert("RGB")), coding)
     numbers = np.asarray(image)
     numbers = numbers.astype(np.uint8) if numbers.dtype == bool else numbers
@@ -125,10 +128,13 @@ def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
     return _classes_of(numbers, coding)
 
 
-def open_mask(encoded: bytes) -> Image.Image:
+def open_mask(encoded: bytes, *, as_colours: bool = False) -> Image.Image:
     """Returns a decoded mask of Pillow's mode 1, L, I;16, I or P, which stores numbers, or RGB, RGBA or LA.
 
-    Grey PNGs with 2 or 4 bits, which Pillow scales to 0 to 255, have their stored numbers.
+    Args:
+      encoded: content of a file.
+      as_colours: whether grey PNGs with 2 or 4 bits have grey values from 0 to 255; if not, they have their stored
+        numbers.
 
     Raises:
       UnreadableMaskError: the mask cannot be decoded, or its format is not suitable for masks.
@@ -141,13 +147,13 @@ def open_mask(encoded: bytes) -> Image.Image:
     if kind.format == "TIFF" and (problem := check_tiff(encoded, MAX_PIXELS)):
         raise UnreadableMaskError(problem)
     try:
-        return _open(encoded, kind.format)
+        return _open(encoded, kind.format, as_colours)
     except (UnreadableMaskError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise many types for damaged bytes
         if kind.format == "PNG":
             try:
-                return _open(png_pixels_only(encoded), kind.format)  # its metadata may be damaged
+                return _open(png_pixels_only(encoded), kind.format, as_colours)  # its metadata may be damaged
             except UnreadableMaskError:
                 raise
             except PILLOWS_ERRORS:
@@ -156,7 +162,7 @@ def open_mask(encoded: bytes) -> Image.Image:
         raise UnreadableMaskError(f"it is {kind.title} that cannot be decoded: {reason}") from error
 
 
-def _open(encoded: bytes, format: str) -> Image.Image:
+def _open(encoded: bytes, format: str, as_colours: bool) -> Image.Image:
     with Image.open(io.BytesIO(encoded), formats=(format,)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableMaskError(f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
@@ -169,10 +175,10 @@ def _open(encoded: bytes, format: str) -> Image.Image:
         if format == "TIFF":
             _check_tags(image)
         image.load()
-        if format == "PNG" and image.mode == "L" and encoded[24] in (2, 4):
+        if format == "PNG" and image.mode == "L" and encoded[24] in (2, 4) and not as_colours:
             scale = 255 // (2 ** encoded[24] - 1)
             return Image.fromarray(np.asarray(image) // scale)
-        return image.copy()
+        return image
 
 
 def _check_tags(image: Image.Image) -> None:
@@ -189,18 +195,19 @@ def _classes_of(numbers: np.ndarray, coding: MaskCoding) -> np.ndarray:
     """Returns the class numbers of stored numbers `[H, W]`."""
     if numbers.ndim != 2:
         raise UnreadableMaskError(f"it has the shape {list(numbers.shape)}; expected [height, width]")
-    first = int(coding.reduce_zero_label)
-    outside = np.ones(256, bool)
-    outside[[*range(first + coding.num_classes), IGNORED]] = False
     if numbers.dtype != np.uint8:
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < 256:
             _refuse_labels(numbers, (numbers < 0) | (numbers > 255), coding)
         numbers = numbers.astype(np.uint8)
-    if (np.bincount(numbers.ravel(), minlength=256)[outside] > 0).any():
-        _refuse_labels(numbers, outside[numbers], coding)
-    classes = np.full(256, IGNORED, np.uint8)
-    classes[first : first + coding.num_classes] = np.arange(coding.num_classes)
-    return classes[numbers]
+    first = int(coding.reduce_zero_label)
+    meaning = np.full(256, _OUTSIDE, np.uint8)
+    meaning[[*range(first), IGNORED]] = IGNORED
+    meaning[first : first + coding.num_classes] = np.arange(coding.num_classes)
+    classes = meaning.take(numbers)
+    outside = classes == _OUTSIDE
+    if outside.any():
+        _refuse_labels(numbers, outside, coding)
+    return classes
 
 
 def _refuse_labels(numbers: np.ndarray, outside: np.ndarray, coding: MaskCoding) -> NoReturn:
@@ -220,16 +227,16 @@ def _refuse_labels(numbers: np.ndarray, outside: np.ndarray, coding: MaskCoding)
 @cache
 def _codes(coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
     """Returns the sorted codes of all colours, and the class number of each."""
-    colours = np.array(coding.colours + coding.ignored, np.int32) @ (65536, 256, 1)
+    colours = np.array(coding.colours + coding.ignored) @ (65536, 256, 1)
     classes = np.array([*range(len(coding.colours)), *[IGNORED] * len(coding.ignored)], np.uint8)
     order = np.argsort(colours)
     return colours[order], classes[order]
 
 
 def _classes_by_colour(pixels: np.ndarray, coding: MaskCoding) -> np.ndarray:
-    """Returns the class numbers of colours `[H, W, 3]` uint8."""
+    """Returns the class numbers of colours, `[H, W, 3]` integers."""
     sorted_codes, classes = _codes(coding)
-    codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
     places = np.minimum(np.searchsorted(sorted_codes, codes), len(sorted_codes) - 1)
     unknown = sorted_codes[places] != codes
     if unknown.any():

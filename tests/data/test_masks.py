@@ -76,7 +76,8 @@ def test_grey_colours_are_read_from_grey_masks():
     coding = MaskCoding(2, colours=((0, 0, 0), (255, 255, 255)))
     mask = np.eye(5, dtype=np.uint8)
     bilevel = saved(Image.fromarray(mask * 255).convert("1"))
-    for stored in (grey_png(mask * 255), bilevel, saved(Image.fromarray(mask * 255).convert("RGB"))):
+    colours = saved(Image.fromarray(mask * 255).convert("RGB"))
+    for stored in (grey_png(mask * 255), bilevel, colours, raw_png(mask * 15, 4), raw_png(mask * 255, 16)):
         np.testing.assert_array_equal(decode_mask(stored, coding), mask)
 
 
