@@ -171,6 +171,6 @@ def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
     assert done.stdout.strip() == load_config("configs/quickstart.py").model.name, done.stderr
 
 
-@pytest.mark.parametrize("extra", ["tpu", "cuda", "convert", "viz", "demo", "docs"])
+@pytest.mark.parametrize("extra", ["tpu", "cuda", "convert", "viz", "demo", "examples", "docs"])
 def test_every_group_of_optional_packages_is_declared(extra):
     assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
