@@ -133,6 +133,7 @@ def test_the_zero_label_is_reduced_like_in_mmsegmentation():
         ("no/such.png", CODING, "its mask no/such.png: No such file or directory"),
     ],
 )  # fmt: skip
+@pytest.mark.fault(53)
 def test_a_mask_that_cannot_be_used_says_why(stored, coding, message):
     with pytest.raises(UnreadableMaskError, match=message) as caught:
         decode_mask(stored, coding)
@@ -160,6 +161,7 @@ def turned_pair(orientation, size, format="JPEG"):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.fault(54)
 def test_a_mask_of_the_turned_image_is_turned_back(orientation, format):
     image, stored, expected = turned_pair(orientation, (24, 32), format)
     pixels, mask = decode_pair(image, stored, CODING)
@@ -171,6 +173,7 @@ def test_a_mask_of_the_turned_image_is_turned_back(orientation, format):
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(2, (24, 32)), (3, (24, 32)), (4, (24, 32)), (6, (24, 24))])
+@pytest.mark.fault(54)
 def test_an_orientation_that_keeps_the_size_is_refused(orientation, size):
     image, stored, _ = turned_pair(orientation, size)
     with pytest.raises(UserError, match=f"its EXIF orientation is {orientation}, and its mask may be"):
@@ -213,6 +216,7 @@ class PairHost:
         return self.eval_example(example)
 
 
+@pytest.mark.fault(53)
 def test_a_mask_of_another_size_is_counted_in_training_and_refused_in_evaluation(capsys):
     reading = ReadOptions(threads=0)
     batches = train_batches(Pairs(), PairHost(), batch_size=4, seed=0, start_step=0, end_step=1, reading=reading)

@@ -113,6 +113,7 @@ def arguments(out, *sources):
     return ["ade20k", "--source", *sources, "--out", out, "--processes", "1"]
 
 
+@pytest.mark.fault(53)
 def test_pairs_that_cannot_be_used_are_rejected_and_listed(tmp_path, capsys):
     files = ade20k_files()
     image, mask = (f"{ROOT}/{kind}/training/ADE_train_" for kind in ("images", "annotations"))
@@ -155,6 +156,7 @@ def cut(path, size):
     return path
 
 
+@pytest.mark.fault(56)
 def test_what_is_wrong_with_the_sources_is_one_line(tmp_path):
     out, files = tmp_path / "out", ade20k_files(2, 1)
     archive = write_zip(tmp_path / "a.zip", files)

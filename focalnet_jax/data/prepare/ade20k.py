@@ -82,8 +82,7 @@ def find_ade20k(paths: Sequence[Path]) -> Ade20k:
     Raises:
       UserError: an archive is missing, damaged or another one, or its classes are not the 150 of SceneParse150.
     """
-    for path in paths:
-        locate("ade20k", path, Labels())  # raises `UserError` for addresses on the hub
+    paths = [location.path for path in paths for location in locate("ade20k", path, Labels())]
     check_paths(paths)
     folders = [path for path in paths if path.is_dir()]
     if folders:

@@ -63,6 +63,7 @@ def test_the_fingerprint_depends_on_names_and_coding_but_not_on_the_path(root, t
     assert opened(moved).fingerprint != first
 
 
+@pytest.mark.fault(55)
 def test_files_without_a_partner_are_counted_in_training_and_refused_in_evaluation(root, capsys):
     for folder, name in (("masks", "0.png"), ("masks", "4.png"), ("images", "2.jpg")):
         (root / folder / "train" / name).unlink()
@@ -107,6 +108,7 @@ def remove(root, *names):
          r"es.txt and data.classes is not set. The first masks have labels 0 to 2: write the names of labels 0 to 2"),
     ],
 )  # fmt: skip
+@pytest.mark.fault(55)
 def test_what_is_wrong_with_a_folder_is_one_line(root, change, message):
     change(root)
     with pytest.raises(UserError, match=message) as caught:
