@@ -145,9 +145,10 @@ def write_pairs(job: Job, shard: Shard, reports: Path) -> int:
             read += pair.size
             try:
                 image, stored = archive.read(pair.image), archive.read(pair.mask)
-                decode_pair(image, stored, coding)
+                _, mask = decode_pair(image, stored, coding)
                 checked, name = writer.normalized(pair.name, image)
-                _, mask = decode_pair(checked, stored, coding)  # a converted image has no EXIF orientation
+                if checked is not image:  # a converted image has no EXIF orientation
+                    _, mask = decode_pair(checked, stored, coding)
                 example = {"image": checked, "mask": stored, "file_name": name}
                 if source.instances is not None:
                     example["instances"] = _instances(source.instances, pair, mask.shape)

