@@ -195,6 +195,8 @@ def _classes_of(numbers: np.ndarray, coding: MaskCoding) -> np.ndarray:
     """Returns the class numbers of stored numbers `[H, W]`."""
     if numbers.ndim != 2:
         raise UnreadableMaskError(f"it has the shape {list(numbers.shape)}; expected [height, width]")
+    if numbers.dtype.kind not in "bui":
+        raise UnreadableMaskError(f"it has values of the type {numbers.dtype}; expected integers")
     if numbers.dtype != np.uint8:
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < 256:
             _refuse_labels(numbers, (numbers < 0) | (numbers > 255), coding)

@@ -115,6 +115,7 @@ def test_the_zero_label_is_reduced_like_in_mmsegmentation():
         (raw_png(np.array([[256]]), 16), MaskCoding(254, True), "label 256 "),
         (raw_png(np.array([[257, 0]]), 16), CODING, "label 257 "),
         (np.array([[0, -1]]), CODING, "label -1 .row 0, column 1"),
+        (np.zeros((2, 2)), CODING, "values of the type float64; expected integers"),
         (np.zeros((2, 2, 1), np.uint8), CODING, r"shape \[2, 2, 1\]; expected \[height, width\]"),
         (saved(Image.fromarray(PAINTED)), CODING, "stores colours; expected one number per pixel, or a class list"),
         (saved(Image.fromarray(PAINTED + 1)), COLOURED, "colour 201 1 8 .*is not in the class list: add the colour"),
