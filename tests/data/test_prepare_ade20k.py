@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from focalnet_jax.data.masks import decode_pair
+from focalnet_jax.data.prepare import pairs
 from focalnet_jax.data.prepare.__main__ import main
 from focalnet_jax.data.segment_classes import ade20k_classes
 from focalnet_jax.data.tfds_source import TfdsSource
@@ -149,6 +150,28 @@ def test_pairs_that_cannot_be_used_are_rejected_and_listed(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "images rejected: 6, normalized: 0" in out
     assert "rejected 1: it has no mask" in out
+
+
+def test_a_stopped_preparation_is_resumed(tmp_path, capsys, monkeypatch):
+    archive = write_zip(tmp_path / "a.zip", ade20k_files(train=12))
+    _, whole = prepared(tmp_path / "whole", archive, shard_mb=0.003)
+    write, written = pairs.write_pairs, []
+
+    def stopped(job, shard, reports):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard)
+        return write(job, shard, reports)
+
+    monkeypatch.setattr(pairs, "write_pairs", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path / "out", archive, shard_mb=0.003)
+    monkeypatch.setattr(pairs, "write_pairs", write)
+    capsys.readouterr()
+    folder, card = prepared(tmp_path / "out", archive, shard_mb=0.003)
+    assert "resuming: 2 of " in capsys.readouterr().out
+    assert card == whole
+    assert not (folder / ".prepare").exists()
 
 
 def cut(path, size):
