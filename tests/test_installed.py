@@ -73,6 +73,7 @@ def test_help_shows_a_command_as_it_was_called():
         *(f"focalnet_jax.programs.{name}" for name in ("config_files", "flags", "run_command")),
         "focalnet_jax.launch",
         "focalnet_jax.data.prepare.__main__",
+        "focalnet_jax.tasks.segmentation.sources",
     ],
 )
 def test_what_answers_at_once_or_reads_data_loads_no_jax(module):
@@ -171,6 +172,6 @@ def test_a_wheel_holds_every_module_the_recipes_and_what_they_read(tmp_path):
     assert done.stdout.strip() == load_config("configs/quickstart.py").model.name, done.stderr
 
 
-@pytest.mark.parametrize("extra", ["tpu", "cuda", "convert", "viz", "demo", "docs"])
+@pytest.mark.parametrize("extra", ["tpu", "cuda", "convert", "viz", "demo", "examples", "docs"])
 def test_every_group_of_optional_packages_is_declared(extra):
     assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"][extra]

@@ -34,19 +34,28 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
       UserError: the file cannot be read, or has a different format.
     """
     path = Path(path).expanduser()
+    text = read_list(path)
+    names = _listed(_parsed(path, text), path) if text.lstrip()[:1] in ("{", "[") else _lines(path, text)
+    if not names:
+        raise UserError(f"{path} contains no classes; expected {EXPECTED}")
+    return tuple(names)
+
+
+def read_list(path: Path) -> str:
+    """Returns the text of a list of classes.
+
+    Raises:
+      UserError: the file cannot be read, is too large, or is not text.
+    """
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{path} has more than {_MOST_BYTES >> 20} MB; expected {EXPECTED}")
-        text = path.read_text("utf-8-sig")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         why = getattr(error, "strerror", None) or "it is not text in UTF-8"
         raise UserError(f"cannot read the classes in {path}: {why}; expected {EXPECTED}") from error
-    names = _listed(_parsed(path, text), path) if text.lstrip()[:1] in ("{", "[") else _lines(path, text)
-    if not names:
-        raise UserError(f"{path} contains no classes; expected {EXPECTED}")
-    return tuple(names)
 
 
 def _lines(path: Path, text: str) -> list[str]:

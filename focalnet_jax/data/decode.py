@@ -57,12 +57,18 @@ def decode(picture: Picture) -> np.ndarray:
     """
     if isinstance(picture, np.ndarray):
         return picture
-    encoded = picture if isinstance(picture, bytes) else _read(picture)
+    encoded = picture if isinstance(picture, bytes) else read_file(picture)
     pixels = _decode_jpeg(encoded)
     return _decode_any(encoded) if pixels is None else pixels
 
 
-def _read(path: str | Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
+    """Returns the content of an image file.
+
+    Raises:
+      UnreadableImageError: the file cannot be opened, is a device, or has more than `MAX_BYTES` bytes.
+      RunFailedError: the storage fails.
+    """
     try:
         with open(path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())

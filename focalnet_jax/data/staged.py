@@ -64,7 +64,10 @@ def need_shards(copy: CachedFolder, examples: Mapping[str, int]) -> None:
 
 @contextmanager
 def local_folder(
-    path: str | None, cache: str, within: str | Callable[[Collection[str]], str | None]
+    path: str | None,
+    cache: str,
+    within: str | Callable[[Collection[str]], str | None],
+    expected: str = "SPLIT/CLASS/*.jpg",
 ) -> Iterator[str | None]:
     """Context manager that gives a local path as it is, and the local copy of a folder of images in a bucket.
 
@@ -75,6 +78,7 @@ def local_folder(
       cache: parent folder of all copies.
       within: name of the subfolder to copy, or a function that returns it, given the names of all subfolders; "." for
         everything, or None if only the folders are needed. Nothing is copied if there is no such subfolder.
+      expected: the expected contents, for messages.
 
     Raises:
       UserError: the address is mistyped, there is no folder, no permission, or the disk is too small.
@@ -89,7 +93,7 @@ def local_folder(
     copy = cached_folder(address, cache, _KEY)
     names = copy.list(recursive=False)
     if not names:
-        raise UserError(f"there is nothing at data.path={address}; expected SPLIT/CLASS/*.jpg: check bucket and path")
+        raise UserError(f"there is nothing at data.path={address}; expected {expected}: check bucket and path")
     folders = [name.rstrip("/") for name in names if name.endswith("/")]
     chosen = within(folders) if callable(within) else within
     if chosen == "." or chosen in folders:

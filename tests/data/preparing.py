@@ -51,7 +51,7 @@ def share(name):
 def contents(folder, split):
     """Returns the digest of every image by file name, and the number of images by class."""
     source = TfdsSource(str(folder), split)
-    examples = [source._examples[index] for index in range(len(source))]
+    examples = [source.records[index] for index in range(len(source))]
     digests = {example["file_name"].decode(): hashlib.sha256(example["image"]).hexdigest() for example in examples}
     assert len(digests) == len(source)  # names are unique
     return digests, Counter(source.class_names[label] for _, label in (source[index] for index in range(len(source))))

@@ -83,6 +83,13 @@ ROWS = {
         "a one-line error and exit code 1; nothing is changed, and no step counts as damaged",
     ),
     52: ("a byte that the network changes", "read again; a step is damaged only if a second read differs too"),
+    53: (
+        "a mask that is missing, damaged, a JPEG, of another size, or with a label outside the classes",
+        "as in row 29; an error in evaluation; rejected and listed by `data.prepare`",
+    ),
+    54: ("an EXIF orientation that may turn the image away from its mask", "the mask is turned back, or as in row 53"),
+    55: ("images without masks, a folder of images only", "left out and counted in training, otherwise an error"),
+    56: ("a zip archive that is truncated, damaged or another one", "an error that names it"),
 }
 
 

@@ -11,6 +11,7 @@ imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_v
 imagenet22k   SRC is the uncompressed tar of a release (fall 2011, winter 2021, 21K-P), or a folder with one tar or
               folder per synset
 webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of such shards
+ade20k        SRC is ADEChallengeData2016.zip, and optionally annotations_instance.tar (for --config.task=segmentation)
 parquet       SRC is Parquet files with a column of encoded images and a column of labels, or a folder of such files
 tfrecord      SRC is a tensorflow-datasets data set stored as TFRecord
 
@@ -25,8 +26,10 @@ import math
 import os
 from pathlib import Path
 
+from focalnet_jax.data.prepare.ade20k import find_ade20k
 from focalnet_jax.data.prepare.buckets import local_output, local_sources
 from focalnet_jax.data.prepare.kinds import KINDS, find_sources
+from focalnet_jax.data.prepare.pairs import prepare_pairs
 from focalnet_jax.data.prepare.preparation import PrepareOptions, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
 from focalnet_jax.errors import UserError
@@ -43,19 +46,20 @@ _KINDS_OF = {
     "image_column": ("parquet", "imagenet1k"),
     "label_column": ("parquet", "imagenet1k"),
     "val_labels": ("imagenet1k",),
-    **dict.fromkeys(("name", "held_out", "shard_mb"), tuple(KINDS)),
+    "held_out": tuple(KINDS),
+    **dict.fromkeys(("name", "shard_mb"), (*KINDS, "ade20k")),
 }
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags and prepares the data set."""
     parser = make_parser("data.prepare", __doc__)
-    parser.add_argument("kind", choices=[*KINDS, "tfrecord"], help="kind of SRC, see above")
+    parser.add_argument("kind", choices=[*KINDS, "ade20k", "tfrecord"], help="kind of SRC, see above")
     parser.add_argument(
         "--source", required=True, nargs="+", metavar="SRC", help="files, folders or addresses of the images"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="parent folder of the output DIR/NAME/1.0.0")
-    parser.add_argument("--name", help="name of the data set (default: images, imagenet2012 or imagenet22k)")
+    parser.add_argument("--name", help="name of the data set (default: images, imagenet2012, imagenet22k or ade20k)")
     parser.add_argument(
         "--classes",
         type=Path,
@@ -114,6 +118,10 @@ def main(arguments: list[str]) -> int:
     ):
         if flags.kind == "tfrecord":
             convert(paths, out, flags.processes, address)
+            return 0
+        if flags.kind == "ade20k":
+            options = PrepareOptions(flags.name or "ade20k", None, round(shard_bytes))
+            prepare_pairs(find_ade20k(paths), out, options, flags.processes, address)
             return 0
         sources = find_sources(
             flags.kind,

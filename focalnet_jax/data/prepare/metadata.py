@@ -40,7 +40,7 @@ def write_metadata(job: Job, reports: Reports, indices: Sequence[Index], request
     for split, name, status, reason in accounting.left_out(job.containers, indices, job.classes):
         rows.append({"split": split, "file": name, "status": status, "reason": reason})
     write_whole(job.out / MANIFEST, "".join(json.dumps(row) + "\n" for row in rows))
-    write_description(job.out, job.name, VERSION, features(job.classes), _lengths(reports))
+    write_description(job.out, job.name, VERSION, features(job.classes), lengths_of(reports))
     counts = {"files": accounting.count_files(indices), "left_out": dict(accounting.count_left_out(indices))}
     card = _card(job, reports, rows) | counts | {"asked": dict(request)}
     write_whole(job.out / CARD, json.dumps(card, indent=1) + "\n")
@@ -100,7 +100,8 @@ def write_description(
         path.unlink()
 
 
-def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
+def lengths_of(reports: Reports) -> dict[str, tuple[list[int], int]]:
+    """Returns the number of examples in each shard, and the total bytes, by split."""
     splits = sorted({shard.split for shard, _ in reports}, key=SPLITS.index)
     of = {split: [report for shard, report in reports if shard.split == split] for split in splits}
     return {
@@ -111,7 +112,7 @@ def _lengths(reports: Reports) -> dict[str, tuple[list[int], int]]:
 
 def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """Returns the card, with the number of examples by split and class, and the fingerprint of the data set."""
-    counts = {split: Counter() for split in _lengths(reports)}
+    counts = {split: Counter() for split in lengths_of(reports)}
     for shard, report in reports:
         counts[shard.split].update({int(label): count for label, count in report["classes"].items()})
     files = [(shard_file(job.name, shard.split, shard.number, shard.count), report) for shard, report in reports]
@@ -121,7 +122,7 @@ def _card(job: Job, reports: Reports, rows: Sequence[Mapping[str, str]]) -> dict
         "fingerprint": fingerprint_of(digests),
         "splits": {
             split: {"examples": sum(shards), "bytes": size, "shards": len(shards)}
-            for split, (shards, size) in _lengths(reports).items()
+            for split, (shards, size) in lengths_of(reports).items()
         },
         # Reports of preparations that were started by an older version have no checksums.
         "sha256": {file: report["sha256"] for file, report in files if "sha256" in report},

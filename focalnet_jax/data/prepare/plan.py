@@ -45,7 +45,7 @@ def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: f
         starts = np.arange(0, len(members), piece)
         order = np.random.default_rng(_SEED).permutation(len(starts))
         totals = np.add.reduceat(sizes, starts) if len(starts) else sizes
-        groups = list(_by_size(order, totals, shard_bytes))
+        groups = list(by_size(order, totals, shard_bytes))
         for number, group in enumerate(groups):
             runs = [members[starts[index] : starts[index] + piece] for index in group]
             shards.append(Shard(SPLITS[split], number, len(groups), np.concatenate(runs)))
@@ -86,7 +86,7 @@ def is_example(index: Index, listed: Set[bytes]) -> np.ndarray:
     return np.array([name in listed for name in found.tolist()], bool)[places] & (index.members["why_not"] == GOOD)
 
 
-def _by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
+def by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
     """Yields groups of successive elements of `order`; the `totals` of each group add up to about `shard_bytes`."""
     group, size = [], 0
     for index in order.tolist():

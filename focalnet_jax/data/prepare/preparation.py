@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def prepare(
             print(line, flush=True)
         write_request(work / REQUEST, request, upload)
         job = Job(options.name, classes, sources.containers, tuple(paths), folder, upload)
-        reports = _write_all(job, shards, work, processes)
+        reports = write_all(write_shard, job, shards, work, processes)
         card = write_metadata(job, reports, indices, request)
         for line in accounting.describe_incomplete(kind, card):
             print(line)
@@ -222,11 +222,22 @@ def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[
     return [Index.load(path) for path in paths]
 
 
-def _write_all(job: Job, shards: Sequence[Shard], work: Path, processes: int) -> Reports:
+def write_all(
+    write: Callable[[Any, Shard, Path], int], job: Any, shards: Sequence[Shard], work: Path, processes: int
+) -> Reports:
+    """Writes all shards that have no report yet, and returns all reports.
+
+    Args:
+      write: function of `job`, a shard and `work` that writes the shard and its report, and returns the bytes read.
+      job: data that the function needs; both are sent to worker processes.
+      shards: the shards.
+      work: folder of the reports.
+      processes: number of worker processes.
+    """
     missing = [shard for shard in shards if not (work / report_file(shard)).is_file()]
     if len(missing) < len(shards):
         print(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are already written")
     if missing:
         progress = ProgressPrinter("shards", len(missing))
-        run_all(write_shard, [(job, shard, work) for shard in missing], min(processes, len(missing)), progress)
+        run_all(write, [(job, shard, work) for shard in missing], min(processes, len(missing)), progress)
     return [(shard, json.loads((work / report_file(shard)).read_text())) for shard in shards]

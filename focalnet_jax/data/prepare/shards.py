@@ -7,10 +7,11 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -73,53 +74,112 @@ def report_file(shard: Shard) -> str:
 def write_shard(job: Job, shard: Shard, reports: Path) -> int:
     """Writes a shard, then its report, and returns the number of bytes read.
 
-    Each file is created only when complete. The report contains `examples`, `bytes`, `classes` (number of images by
-    label), `digest`, `sha256` of the file, and the lists `rejected` and `normalized` of (file name, reason).
+    The report contains, in addition to that of `ShardWriter`, `classes` (number of images by label).
     """
-    form = features(job.classes)
-    serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
-    final = job.out / shard_file(job.name, shard.split, shard.number, shard.count)
-    partial = reports / f"{final.name}.partial"
-    counts, digest, size, read = Counter(), hashlib.sha256(), 0, 0
-    rejected, normalized = [], []
-    with closing(ArrayRecordWriter(str(partial), "group_size:1"), partial) as writer:
+    counts, read = Counter(), 0
+    with ShardWriter(job.name, job.out, shard, features(job.classes), reports, job.upload) as writer:
         for name, label, encoded in _images(job, shard):
             read += len(encoded)
             try:
-                checked, suffix, reason = checked_image(encoded)
+                checked, name = writer.normalized(name, encoded)
             except UnreadableImageError as error:
-                rejected.append((name, " ".join(str(error).split())[:200]))
+                writer.reject(name, error)
                 continue
-            source = PurePosixPath(name)
-            if source.suffix.lower() not in (suffix, ".jpeg" if suffix == ".jpg" else suffix):
-                name = str(source.with_suffix(suffix))
-                reason = f"{reason or f'the suffix was {source.suffix or None}, the format is {suffix}'}; now {name}"
-            if reason:
-                normalized.append((str(source), reason))
-            example = {"image": checked, "label": label, "file_name": name}
-            # Deterministic, because the order of fields otherwise differs from run to run.
-            record = serializer.get_tf_example(form.encode_example(example))
-            writer.write(record.SerializeToString(deterministic=True))
+            line = f"{name} {label} {hashlib.sha256(checked).hexdigest()}"
+            writer.add({"image": checked, "label": label, "file_name": name}, len(checked), line)
             counts[label] += 1
-            size += len(checked)
-            digest.update(f"{name} {label} {hashlib.sha256(checked).hexdigest()}\n".encode())
-    sha256 = file_digest(partial)
-    partial.replace(final)  # ArrayRecord writes to a path itself
-    if job.upload is not None:
-        job.upload.move(final)
-    report = {
-        "examples": sum(counts.values()),
-        "bytes": size,
-        "classes": dict(sorted(counts.items())),
-        "digest": digest.hexdigest(),
-        "sha256": sha256,
-        "rejected": rejected,
-        "normalized": normalized,
-    }
-    write_whole(reports / report_file(shard), json.dumps(report))
-    if job.upload is not None:
-        job.upload.copy(reports / report_file(shard))
+        writer.finish(classes=dict(sorted(counts.items())))
     return read
+
+
+class ShardWriter:
+    """Context manager that writes a shard, and then its report. Each file is created only when complete.
+
+    The report contains `examples`, `bytes`, `digest`, `sha256` of the file, and the lists `rejected` and `normalized`
+    of (file name, reason).
+
+    Args:
+      name: name of the data set.
+      out: folder of the data set.
+      shard: the shard.
+      form: features of an example.
+      reports: folder of the reports and of the unfinished shard.
+      upload: moves the files to a bucket; None if the data set is local.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out: Path,
+        shard: Shard,
+        form: tfds.features.FeaturesDict,
+        reports: Path,
+        upload: Upload | None = None,
+    ):
+        self._form, self._reports, self._upload, self._shard = form, reports, upload, shard
+        self._serializer = tfds.core.example_serializer.ExampleSerializer(form.get_serialized_info())
+        self._final = out / shard_file(name, shard.split, shard.number, shard.count)
+        self._partial = reports / f"{self._final.name}.partial"
+        self._stack = ExitStack()
+        self._examples, self._bytes, self._digest = 0, 0, hashlib.sha256()
+        self._rejected: list[tuple[str, str]] = []
+        self._normalized: list[tuple[str, str]] = []
+
+    def __enter__(self) -> ShardWriter:
+        writer = ArrayRecordWriter(str(self._partial), "group_size:1")
+        self._writer = self._stack.enter_context(closing(writer, self._partial))
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def normalized(self, name: str, encoded: bytes) -> tuple[bytes, str]:
+        """Returns an image in a format that every reader decodes, and its name with the suffix of the format.
+
+        Raises:
+          UnreadableImageError: the image cannot be decoded.
+        """
+        checked, suffix, reason = checked_image(encoded)
+        source = PurePosixPath(name)
+        if source.suffix.lower() not in (suffix, ".jpeg" if suffix == ".jpg" else suffix):
+            name = str(source.with_suffix(suffix))
+            reason = f"{reason or f'the suffix was {source.suffix or None}, the format is {suffix}'}; now {name}"
+        if reason:
+            self._normalized.append((str(source), reason))
+        return checked, name
+
+    def reject(self, name: str, error: UnreadableImageError) -> None:
+        """Records that an image is not written, and why."""
+        self._rejected.append((name, " ".join(str(error).split())[:200]))
+
+    def add(self, example: Mapping[str, Any], size: int, line: str) -> None:
+        """Writes an example with `size` bytes of images; `line` identifies it in the digest of the shard."""
+        # Deterministic, because the order of fields otherwise differs from run to run.
+        record = self._serializer.get_tf_example(self._form.encode_example(example))
+        self._writer.write(record.SerializeToString(deterministic=True))
+        self._examples += 1
+        self._bytes += size
+        self._digest.update(f"{line}\n".encode())
+
+    def finish(self, **facts: Any) -> None:
+        """Completes the shard, and writes its report with further `facts`."""
+        self._stack.close()
+        sha256 = file_digest(self._partial)
+        self._partial.replace(self._final)  # ArrayRecord writes to a path itself
+        if self._upload is not None:
+            self._upload.move(self._final)
+        report = {
+            "examples": self._examples,
+            "bytes": self._bytes,
+            **facts,
+            "digest": self._digest.hexdigest(),
+            "sha256": sha256,
+            "rejected": self._rejected,
+            "normalized": self._normalized,
+        }
+        write_whole(self._reports / report_file(self._shard), json.dumps(report))
+        if self._upload is not None:
+            self._upload.copy(self._reports / report_file(self._shard))
 
 
 def file_digest(path: Path) -> str:

@@ -28,7 +28,7 @@ from focalnet_jax.data.prepare.preparation import REQUEST, check_begun, is_finis
 from focalnet_jax.data.prepare.shards import closing, file_digest, shard_file
 from focalnet_jax.data.prepare.workers import ProgressPrinter, run_all
 from focalnet_jax.data.source import fingerprint_of
-from focalnet_jax.data.tfds_source import open_builder
+from focalnet_jax.data.tfds_records import open_builder
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import write_whole
 

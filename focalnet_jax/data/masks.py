@@ -1,0 +1,293 @@
+"""Decodes masks of semantic segmentation to class numbers `[H, W]` uint8, and pairs of an image and its mask."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+
+from focalnet_jax.data.decode import MAX_PIXELS, PILLOWS_ERRORS, Picture, UnreadableImageError, decode, read_file
+from focalnet_jax.data.formats import detect_type
+from focalnet_jax.data.metadata import check_tiff, png_pixels_only
+
+IGNORED = 255  # class number of pixels that count neither in the loss nor in metrics
+MOST_CLASSES = 254  # so that 255 is never a class, also if the stored numbers begin with 1
+_OUTSIDE = 254  # class number of numbers that mean no class
+StoredMask = np.ndarray | bytes | str | Path  # integers `[H, W]`, encoded bytes, or the path of a file
+Colour = tuple[int, int, int]
+
+_FORMATS = ("PNG", "TIFF")  # formats that keep every number; programs that write GIF number the colours anew
+_GREY, _COLOURED = ("1", "L", "I;16", "I;16B", "I"), ("RGB", "RGBA", "LA")  # Pillow's modes
+_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF and EXIF
+_BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3  # values of the tag _PHOTOMETRIC
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+class UnreadableMaskError(UnreadableImageError):
+    """Raised if a mask cannot be used. The message is the reason; the caller adds the name of the image."""
+
+
+@dataclass(frozen=True)
+class MaskCoding:
+    """The meaning of the values of stored masks.
+
+    Attributes:
+      num_classes: number of classes after `reduce_zero_label`.
+      reduce_zero_label: whether the stored label 0 means ignored and the stored label n means class n - 1.
+      colours: colour of each class, for masks that store colours; empty if masks store numbers.
+      ignored: colours of ignored pixels.
+    """
+
+    num_classes: int
+    reduce_zero_label: bool = False
+    colours: tuple[Colour, ...] = ()
+    ignored: tuple[Colour, ...] = ()
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether all colours are grey, so that grey masks store colours, such as 0 and 255."""
+        return bool(self.colours) and all(len(set(colour)) == 1 for colour in self.colours + self.ignored)
+
+
+def decode_pair(picture: Picture, stored: StoredMask, coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes an image to `[H, W, 3]` uint8 and its mask to `[H, W]` uint8, in the orientation of the stored image.
+
+    The image is not turned by its EXIF orientation, see `decode`. A mask with the size of the turned image, which most
+    annotation programs write, is turned back. (mmsegmentation turns the image and never the mask.)
+
+    Raises:
+      UnreadableImageError: the image or the mask cannot be used, their sizes differ, or the EXIF orientation turns the
+        image without changing its size, so that the orientation of the mask is unknown.
+      RunFailedError: the storage fails.
+    """
+    if not isinstance(picture, np.ndarray | bytes):
+        picture = read_file(picture)
+    image, mask = decode(picture), decode_mask(stored, coding)
+    orientation = 1 if isinstance(picture, np.ndarray) else _orientation(picture)
+    height, width = image.shape[:2]
+    turns = orientation in _TURNED and height != width
+    if orientation != 1 and not turns:
+        raise UnreadableImageError(
+            f"its EXIF orientation is {orientation}, and its mask may be that of the turned or of the stored image: "
+            "store the image turned, with orientation 1, or remove the orientation if the mask fits without turning"
+        )
+    if turns and mask.shape == (width, height):
+        mask = np.ascontiguousarray(_turned_back(mask, orientation))
+    if mask.shape != (height, width):
+        raise UnreadableMaskError(
+            f"its mask{_named(stored)} has {mask.shape[1]}x{mask.shape[0]} pixels, the image {width}x{height}: store "
+            "both with the same size"
+        )
+    return image, mask
+
+
+def decode_mask(stored: StoredMask, coding: MaskCoding) -> np.ndarray:
+    """Decodes a mask to class numbers `[H, W]` uint8, with `IGNORED` for ignored pixels.
+
+    Palette and grey masks of 1 to 16 bits store numbers, with 255 for ignored pixels. Masks with three channels store
+    colours; so do grey masks if all colours of the coding are grey. Transparency is dropped. An array `[H, W]` of
+    integers stores numbers.
+
+    Raises:
+      UnreadableMaskError: the mask cannot be decoded, its format may change labels (JPEG), or it has a number or colour
+        that means no class.
+      RunFailedError: the storage fails.
+    """
+    try:
+        if isinstance(stored, np.ndarray):
+            return _classes_of(stored, coding)
+        return _decode(stored if isinstance(stored, bytes) else read_file(stored), coding)
+    except UnreadableImageError as error:
+        raise UnreadableMaskError(f"its mask{_named(stored)}: {error}") from error
+
+
+def _named(stored: StoredMask) -> str:
+    return "" if isinstance(stored, np.ndarray | bytes) else f" {stored}"
+
+
+def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
+    image = open_mask(encoded, as_colours=coding.is_grey)
+    if image.mode in _COLOURED or coding.is_grey:
+        if not coding.colours:
+            raise UnreadableMaskError(
+                "it stores colours; expected one number per pixel, or a class list with lines NAME RED GREEN BLUE, "
+                "each colour once"
+            )
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would scale
+            return _classes_by_colour(np.repeat(np.asarray(image)[..., None], 3, axis=-1), coding)
+        return _classes_by_colour(np.asarray(image.convert("RGB")), coding)
+    numbers = np.asarray(image)
+    numbers = numbers.astype(np.uint8) if numbers.dtype == bool else numbers
+    if image.mode == "P" and coding.colours:
+        _check_palette(image, numbers, coding)
+    return _classes_of(numbers, coding)
+
+
+def open_mask(encoded: bytes, *, as_colours: bool = False) -> Image.Image:
+    """Returns a decoded mask of Pillow's mode 1, L, I;16, I or P, which stores numbers, or RGB, RGBA or LA.
+
+    Args:
+      encoded: content of a file.
+      as_colours: whether grey PNGs with 2 or 4 bits have grey values from 0 to 255; if not, they have their stored
+        numbers.
+
+    Raises:
+      UnreadableMaskError: the mask cannot be decoded, or its format is not suitable for masks.
+    """
+    kind, encoded = detect_type(encoded)
+    if kind is None or kind.format is None:
+        raise UnreadableMaskError(f"it is {kind}" if kind else "it is not an image of a known format")
+    if kind.format not in _FORMATS:
+        raise UnreadableMaskError(f"it is {kind.title}, a format that may change labels: store masks as PNG")
+    if kind.format == "TIFF" and (problem := check_tiff(encoded, MAX_PIXELS)):
+        raise UnreadableMaskError(problem)
+    try:
+        return _open(encoded, kind.format, as_colours)
+    except (UnreadableMaskError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise many types for damaged bytes
+        if kind.format == "PNG":
+            try:
+                return _open(png_pixels_only(encoded), kind.format, as_colours)  # its metadata may be damaged
+            except UnreadableMaskError:
+                raise
+            except PILLOWS_ERRORS:
+                pass
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableMaskError(f"it is {kind.title} that cannot be decoded: {reason}") from error
+
+
+def _open(encoded: bytes, format: str, as_colours: bool) -> Image.Image:
+    with Image.open(io.BytesIO(encoded), formats=(format,)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableMaskError(f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+        deep = format == "PNG" and encoded[24] > 8  # bits per channel in the header
+        if image.mode not in (*_GREY, *_COLOURED, "P") or (deep and image.mode in _COLOURED):
+            raise UnreadableMaskError(
+                f"its pixels are of an unsupported kind ({'16 bits per channel' if deep else image.mode}): store masks "
+                "as PNG with 8 bits, grey, palette or RGB"
+            )
+        if format == "TIFF":
+            _check_tags(image)
+        image.load()
+        if format == "PNG" and image.mode == "L" and encoded[24] in (2, 4) and not as_colours:
+            scale = 255 // (2 ** encoded[24] - 1)
+            return Image.fromarray(np.asarray(image) // scale)
+        return image
+
+
+def _check_tags(image: Image.Image) -> None:
+    """Raises `UnreadableMaskError` if Pillow changes the stored numbers of a TIFF."""
+    bits, photometric = image.tag_v2.get(_BITS, (1,)), image.tag_v2.get(_PHOTOMETRIC)
+    if photometric not in (_BLACK_IS_ZERO, _RGB, _PALETTE) or (image.mode != "1" and set(bits) - {8, 16, 32}):
+        raise UnreadableMaskError(
+            f"it is a TIFF with {bits[0]} bits per pixel and photometric interpretation {photometric}: store masks as "
+            "PNG"
+        )
+
+
+def _classes_of(numbers: np.ndarray, coding: MaskCoding) -> np.ndarray:
+    """Returns the class numbers of stored numbers `[H, W]`."""
+    if numbers.ndim != 2:
+        raise UnreadableMaskError(f"it has the shape {list(numbers.shape)}; expected [height, width]")
+    if numbers.dtype.kind not in "bui":
+        raise UnreadableMaskError(f"it has values of the type {numbers.dtype}; expected integers")
+    if numbers.dtype != np.uint8:
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < 256:
+            _refuse_labels(numbers, (numbers < 0) | (numbers > 255), coding)
+        numbers = numbers.astype(np.uint8)
+    first = int(coding.reduce_zero_label)
+    meaning = np.full(256, _OUTSIDE, np.uint8)
+    meaning[[*range(first), IGNORED]] = IGNORED
+    meaning[first : first + coding.num_classes] = np.arange(coding.num_classes)
+    classes = meaning.take(numbers)
+    outside = classes == _OUTSIDE
+    if outside.any():
+        _refuse_labels(numbers, outside, coding)
+    return classes
+
+
+def _refuse_labels(numbers: np.ndarray, outside: np.ndarray, coding: MaskCoding) -> NoReturn:
+    row, column = np.argwhere(outside)[0]
+    first = int(coding.reduce_zero_label)
+    ignored = "0 or 255" if first else "255"
+    hint = ""
+    if not first and numbers.max() == coding.num_classes:
+        hint = ", or set --config.data.reduce_zero_label=True if 0 is no class"
+    raise UnreadableMaskError(
+        f"it has the label {numbers[row, column]} (row {row}, column {column}; {np.count_nonzero(outside)} pixels with "
+        f"such labels); expected {first} to {first + coding.num_classes - 1}, or {ignored} for ignored pixels: correct "
+        f"the mask or the class list{hint}"
+    )
+
+
+@cache
+def _codes(coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sorted codes of all colours, and the class number of each."""
+    colours = np.array(coding.colours + coding.ignored) @ (65536, 256, 1)
+    classes = np.array([*range(len(coding.colours)), *[IGNORED] * len(coding.ignored)], np.uint8)
+    order = np.argsort(colours)
+    return colours[order], classes[order]
+
+
+def _classes_by_colour(pixels: np.ndarray, coding: MaskCoding) -> np.ndarray:
+    """Returns the class numbers of colours, `[H, W, 3]` integers."""
+    sorted_codes, classes = _codes(coding)
+    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
+    places = np.minimum(np.searchsorted(sorted_codes, codes), len(sorted_codes) - 1)
+    unknown = sorted_codes[places] != codes
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        colour = " ".join(map(str, pixels[row, column].tolist()))
+        raise UnreadableMaskError(
+            f"it has the colour {colour} (row {row}, column {column}; {unknown.sum()} pixels with such colours), which "
+            "is not in the class list: add the colour, under the name ignored if it is no class, or correct the mask"
+        )
+    return classes[places]
+
+
+def _check_palette(image: Image.Image, numbers: np.ndarray, coding: MaskCoding) -> None:
+    """Raises `UnreadableMaskError` if a number has the colour of another class in the class list.
+
+    A program that reduces the colours of an RGB mask numbers them arbitrarily.
+    """
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    first = int(coding.reduce_zero_label)
+    listed = {colour: number + first for number, colour in enumerate(coding.colours)}
+    for number in np.unique(numbers).tolist():
+        colour = tuple(palette[number].tolist()) if number < len(palette) else None
+        of = listed.get(colour, number)
+        same = first <= number < len(coding.colours) + first and coding.colours[number - first] == colour
+        if of != number and not same:
+            raise UnreadableMaskError(
+                f"the entry {number} of its palette has the colour {' '.join(map(str, colour))} of the label {of} in "
+                "the class list: store the mask as RGB to read it by colours, or remove the colours from the class "
+                "list to read it by numbers"
+            )
+
+
+def _orientation(encoded: bytes) -> int:
+    """Returns the EXIF orientation that `decode` does not apply, from 1 (upright) to 8."""
+    kind, encoded = detect_type(encoded)
+    if kind is None or kind.format in (None, "TIFF") or (kind.format == "JPEG" and b"Exif\0" not in encoded[: 2**17]):
+        return 1  # Pillow turns TIFFs
+    try:
+        with Image.open(io.BytesIO(encoded), formats=(kind.format, "MPO")) as image:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except PILLOWS_ERRORS:  # damaged metadata, which `decode` ignores
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _turned_back(mask: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns a mask of the turned image in the orientation of the stored image."""
+    if orientation == 5:
+        return mask.T
+    if orientation == 7:
+        return mask[::-1, ::-1].T
+    return np.rot90(mask, 1 if orientation == 6 else -1)
