@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from focalnet_jax.data.pixels import numba_compiled
 
 _HUES = 180  # number of hues in OpenCV, whose unit is 2 degrees
-_LEVELS = np.arange(256)
 _LANES = 32  # number of pixels that OpenCV converts together on most CPUs
+_LEVELS = np.arange(256)
+
+# Constants of the compiled functions. With 32 bits in all arithmetic, the compiler vectorizes it.
+_I0, _I1, _I2, _I4, _I5, _I12, _I180, _I2048 = np.array([0, 1, 2, 4, 5, 12, _HUES, 2048], np.int32)
+_F1, _F255 = np.float32(1), np.float32(255)
+_F1_255, _F6_180 = np.float32(1) / np.float32(255), np.float32(6) / np.float32(_HUES)
+_S_SCALE, _H_SCALE = np.float32(255 << 12), np.float32((_HUES << 12) / 6)  # with 12 fractional bits
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,10 @@ class Distortion:
             if before or after:
                 _look_up(image, height, width, _chained(before + after))
             return
-        saturation = _table(1 if self.saturation is None else self.saturation, 0)
-        hue = 0 if self.hue is None else self.hue % _HUES
-        _turn(
-            image, height, width, _chained(before), _chained(after), self.saturation is not None, saturation,
-            self.hue is not None, hue, *_divisors(), _shares()
-        )  # fmt: skip
+        factor = np.float32(1 if self.saturation is None else self.saturation)
+        angle = np.int32(0 if self.hue is None else self.hue % _HUES)
+        saturate, turn = self.saturation is not None, self.hue is not None
+        _turn(image, height, width, _chained(before), _chained(after), saturate, factor, turn, angle)
 
 
 @dataclass(frozen=True)
@@ -91,37 +94,6 @@ def _chained(tables: list[np.ndarray]) -> np.ndarray:
     return result
 
 
-@cache
-def _divisors() -> tuple[np.ndarray, np.ndarray]:
-    """Returns OpenCV's factors of a saturation and of a hue by their divisor, with 12 fractional bits, `[256]` int32."""
-    divisor = np.maximum(_LEVELS, 1)
-    saturation, hue = np.rint((255 << 12) / divisor), np.rint((_HUES << 12) / (6 * divisor))
-    return tuple(np.where(_LEVELS > 0, table, 0).astype(np.int32) for table in (saturation, hue))
-
-
-@cache
-def _shares() -> np.ndarray:
-    """Returns red, green and blue of a hue and saturation as shares of the value, `[180, 256, 3]` float32.
-
-    They have OpenCV's rounding errors. In `1 - a * b`, only the result is rounded, because compilers use a fused
-    multiply-add; double precision, rounded at the end, gives the same result.
-    """
-    one = np.float32(1)
-    hue = (np.arange(_HUES, dtype=np.float32) * (np.float32(6) / np.float32(_HUES)))[:, None]
-    saturation = np.arange(256, dtype=np.float32) * (one / np.float32(255))
-    sector = np.trunc(hue)
-    fraction = hue - sector
-    falling, rising = (
-        (1 - saturation.astype(np.float64) * part.astype(np.float64)).astype(np.float32)
-        for part in (fraction, one - fraction)
-    )
-    highest, lowest = np.ones_like(falling), np.broadcast_to(one - saturation, falling.shape)
-    # By sector: red from its highest level to its lowest and back; green and blue follow two and four sectors later.
-    course = np.stack([highest, falling, lowest, lowest, rising, highest])
-    sectors = (sector.astype(int) - [0, 2, 4]) % 6  # [180, 3]
-    return np.ascontiguousarray(course[sectors, np.arange(_HUES)[:, None]].transpose(0, 2, 1))
-
-
 @numba_compiled
 def _look_up(image, height, width, table):  # pragma: no cover - compiled
     for y in range(height):
@@ -131,46 +103,63 @@ def _look_up(image, height, width, table):  # pragma: no cover - compiled
 
 
 @numba_compiled
-def _to_hsv(r, g, b, by_value, by_range):  # pragma: no cover - compiled
-    """Returns hue, saturation and value of levels, like OpenCV's RGB2HSV."""
-    red, green, blue = np.int32(r), np.int32(g), np.int32(b)
-    value = max(red, green, blue)
-    span = value - min(red, green, blue)
-    if value == red:
-        hue = green - blue
-    elif value == green:
-        hue = blue - red + 2 * span
-    else:
-        hue = red - green + 4 * span
-    hue = (hue * by_range[span] + 2048) >> 12
-    return hue + _HUES if hue < 0 else hue, (span * by_value[value] + 2048) >> 12, value
+def _course(sector, top, down, bottom, up):  # pragma: no cover - compiled
+    """Returns the red level by sector of the hue; green and blue take the same course two and four sectors later."""
+    if (sector == _I0) | (sector == _I5):
+        return top
+    if sector == _I1:
+        return down
+    return up if sector == _I4 else bottom
 
 
 @numba_compiled
-def _to_rgb(shares, value, rounded):  # pragma: no cover - compiled
-    """Returns the levels of a colour, like OpenCV's HSV2RGB."""
-    fraction, most = np.float32(value) * np.float32(1 / 255), np.float32(255)
-    red, green, blue = fraction * shares[0] * most, fraction * shares[1] * most, fraction * shares[2] * most
-    if rounded:
-        red, green, blue = np.rint(red), np.rint(green), np.rint(blue)
-    return np.uint8(red), np.uint8(green), np.uint8(blue)
+def _shifted(red, green, blue, factor, angle, rounded):  # pragma: no cover - compiled
+    """Converts levels `[n]` int32 to hue, saturation and value and back, in place, like OpenCV.
+
+    The saturation is multiplied by `factor`, and `angle` is added to the hue. `rounded` rounds the resulting levels,
+    instead of truncating them.
+    """
+    for x in range(red.size):
+        r, g, b = red[x], green[x], blue[x]
+        v = max(max(r, g), b)
+        span = v - min(min(r, g), b)
+        # OpenCV's RGB2HSV. It has tables of the rounded quotients.
+        s = (span * np.int32(np.rint(_S_SCALE / np.float32(max(v, _I1)))) + _I2048) >> _I12
+        h = g - b if v == r else (b - r + _I2 * span if v == g else r - g + _I4 * span)
+        h = (h * np.int32(np.rint(_H_SCALE / np.float32(max(span, _I1)))) + _I2048) >> _I12
+        h = (h + _I180 if h < _I0 else h) + angle
+        h = h - _I180 if h >= _I180 else h
+        s = np.int32(min(np.float32(s) * factor, _F255))
+        # OpenCV's HSV2RGB. A compiler fuses 1 - a * b, so that only the result is rounded; double precision, rounded
+        # at the end, gives the same result.
+        value, share, place = np.float32(v) * _F1_255, np.float32(s) * _F1_255, np.float32(h) * _F6_180
+        sector = np.int32(place)
+        part = place - np.float32(sector)
+        highest, lowest = value * _F255, value * (_F1 - share) * _F255
+        falling = value * np.float32(1 - np.float64(share) * np.float64(part)) * _F255
+        rising = value * np.float32(1 - np.float64(share) * np.float64(_F1 - part)) * _F255
+        if rounded:
+            highest, lowest, falling, rising = np.rint(highest), np.rint(lowest), np.rint(falling), np.rint(rising)
+        top, bottom, down, up = np.int32(highest), np.int32(lowest), np.int32(falling), np.int32(rising)
+        red[x] = _course(sector, top, down, bottom, up)
+        green[x] = _course(sector - _I2 if sector >= _I2 else sector + _I4, top, down, bottom, up)
+        blue[x] = _course(sector - _I4 if sector >= _I4 else sector + _I2, top, down, bottom, up)
 
 
 @numba_compiled
-def _turn(
-    image, height, width, before, after, saturate, saturations, turn, angle, by_value, by_range, shares
-):  # pragma: no cover - compiled
+def _turn(image, height, width, before, after, saturate, factor, turn, angle):  # pragma: no cover - compiled
     """Looks levels up in `before`, changes saturation, then hue, and looks the resulting levels up in `after`."""
-    # OpenCV truncates levels where it converts many pixels together, and rounds them at the end of a row.
-    together = width // _LANES * _LANES
+    red, green, blue = np.empty(width, np.int32), np.empty(width, np.int32), np.empty(width, np.int32)
+    whole = width // _LANES * _LANES  # OpenCV truncates the levels of whole groups of pixels, but rounds the others
     for y in range(height):
+        row = image[y].reshape(image.shape[1] * 3)
         for x in range(width):
-            r, g, b = before[image[y, x, 0]], before[image[y, x, 1]], before[image[y, x, 2]]
-            if saturate:
-                hue, saturation, value = _to_hsv(r, g, b, by_value, by_range)
-                r, g, b = _to_rgb(shares[hue, saturations[saturation]], value, x >= together)
-            if turn:
-                hue, saturation, value = _to_hsv(r, g, b, by_value, by_range)
-                hue += angle
-                r, g, b = _to_rgb(shares[hue - _HUES if hue >= _HUES else hue, saturation], value, x >= together)
-            image[y, x, 0], image[y, x, 1], image[y, x, 2] = after[r], after[g], after[b]
+            red[x], green[x], blue[x] = before[row[3 * x]], before[row[3 * x + 1]], before[row[3 * x + 2]]
+        if saturate:
+            _shifted(red[:whole], green[:whole], blue[:whole], factor, _I0, False)
+            _shifted(red[whole:], green[whole:], blue[whole:], factor, _I0, True)
+        if turn:
+            _shifted(red[:whole], green[:whole], blue[:whole], _F1, angle, False)
+            _shifted(red[whole:], green[whole:], blue[whole:], _F1, angle, True)
+        for x in range(width):
+            row[3 * x], row[3 * x + 1], row[3 * x + 2] = after[red[x]], after[green[x]], after[blue[x]]

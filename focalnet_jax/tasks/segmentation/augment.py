@@ -12,6 +12,7 @@ from focalnet_jax.data.pixels import numba_compiled
 
 IGNORED = 255  # label of pixels that have no class
 _REDRAWS = 10  # further crops that are drawn while one class fills too much of the crop
+_PHOTOMETRIC = Photometric()
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Augmentation:
     ratio: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
     flip: float = 0.5
-    photometric: Photometric | None = Photometric()
+    photometric: Photometric | None = _PHOTOMETRIC
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Augments an image `[H, W, 3]` uint8 and its mask `[H, W]` uint8 with random numbers from `rng`, see `apply`."""
+        """Augments an image `[H, W, 3]` uint8 and its mask `[H, W]` uint8, see `apply`."""
         return self.apply(image, mask, self.draw(rng, *mask.shape))
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Draws:
@@ -76,9 +77,9 @@ class Augmentation:
         """Returns the augmented image and mask, padded on the right and at the bottom.
 
         Returns:
-          `image` `[h, w, 3]` uint8, padded with 0; `mask` `[h, w]` uint8, padded with `IGNORED`; and `size` `[2]` int32,
-          height and width without padding. The originals pad with 0 after the normalization, so the padding of the
-          normalized image must be set to 0.
+          `image` `[h, w, 3]` uint8, padded with 0; `mask` `[h, w]` uint8, padded with `IGNORED`; and `size` `[2]`
+          int32: height and width without padding. mmsegmentation pads normalized images with 0, so the padding of an
+          image must be set to 0 after it is normalized.
         """
         placement = self._place(mask, draws)
         pixels = placement.image(image, self.size)
