@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 from benchmarks.processor import images_per_second
 from benchmarks.side_by_side import need
 from focalnet_jax.data.loader import ReadOptions, train_batches
+from focalnet_jax.data.png import decode_numbers
 from focalnet_jax.tasks.segmentation.augment import Augmentation
 from focalnet_jax.tasks.segmentation.host import SegmentationHost
 
@@ -39,8 +40,9 @@ def write_pairs(folder: Path, size: tuple[int, int]) -> None:
             for left in range(0, size[0], tile[0]):
                 mosaic.paste(pictures[draw.integers(len(pictures))].resize(tile, Image.Resampling.BICUBIC), (left, top))
         mosaic.save(folder / f"{index}.jpg", quality=90)
-        grey = mosaic.convert("L").filter(ImageFilter.BoxBlur(6))
-        Image.fromarray(np.asarray(grey) // 16).save(folder / f"{index}.png")
+        # Regions with smooth borders, whose number does not depend on the size, as in drawn masks.
+        grey = mosaic.convert("L").resize(SIZES[0], Image.Resampling.BOX).filter(ImageFilter.BoxBlur(6))
+        Image.fromarray(np.asarray(grey.resize(size, Image.Resampling.BICUBIC)) // 16).save(folder / f"{index}.png")
 
 
 class Pairs:
@@ -55,8 +57,8 @@ class Pairs:
         return FILES
 
     def __getitem__(self, index: int) -> tuple[bytes, np.ndarray]:
-        with Image.open(self._folder / f"{index}.png") as mask:
-            return (self._folder / f"{index}.jpg").read_bytes(), np.asarray(mask)
+        numbers = decode_numbers((self._folder / f"{index}.png").read_bytes())
+        return (self._folder / f"{index}.jpg").read_bytes(), numbers
 
     def name(self, index: int) -> str:
         return str(index)
