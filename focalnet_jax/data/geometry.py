@@ -58,7 +58,8 @@ class Placement:
             result is only the crop.
         """
         height, width = self.size
-        out = np.zeros((*(canvas or self.size), 3), np.uint8)
+        out = np.empty((*(canvas or self.size), 3), np.uint8)
+        out[height:], out[:height, width:] = 0, 0
         if self.full == image.shape[:2]:
             part = image[self.top : self.top + height, self.left : self.left + width]
             out[:height, :width] = part[:, ::-1] if self.mirrored else part
