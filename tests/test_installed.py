@@ -73,6 +73,7 @@ def test_help_shows_a_command_as_it_was_called():
         *(f"focalnet_jax.programs.{name}" for name in ("config_files", "flags", "run_command")),
         "focalnet_jax.launch",
         "focalnet_jax.data.prepare.__main__",
+        "focalnet_jax.tasks.segmentation.host",
     ],
 )
 def test_what_answers_at_once_or_reads_data_loads_no_jax(module):
