@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -179,8 +180,8 @@ def main(arguments: list[str]) -> None:
         for kind, policy in (("full_recipe", POLICY), ("plain", "")):
             rates = {"ours": [], "timm": []}
             for _ in range(flags.rounds):  # alternates, so that other load on the machine slows both
-                rates["ours"].append(images_per_second(ours(folder, policy, 0, flags.batches + 1)))
-                rates["timm"].append(images_per_second(timms(folder, policy, 0, flags.batches + 1)))
+                rates["ours"].append(images_per_second(partial(ours, folder, policy, 0), flags.batches))
+                rates["timm"].append(images_per_second(partial(timms, folder, policy, 0), flags.batches))
             ratios = [a / b for a, b in zip(rates["ours"], rates["timm"], strict=True)]
             median = {side: statistics.median(values) for side, values in rates.items()}
             result |= {f"{kind}_{side}": round(value) for side, value in median.items()}

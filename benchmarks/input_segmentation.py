@@ -7,6 +7,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def measure(batches: int, rounds: int) -> None:
             rates: dict[str, list[float]] = {side: [] for side in sides}
             for _ in range(rounds):
                 for side, loader in sides.items():
-                    rates[side].append(images_per_second(loader(folder, batches + 1)))
+                    rates[side].append(images_per_second(partial(loader, folder), batches))
         for side, values in rates.items():
             result[f"{title}_{side}"] = round(statistics.median(values), 1)
         text = ", ".join(f"{side} {result[f'{title}_{side}']}" for side in sides)
