@@ -12,6 +12,7 @@ from focalnet_jax.data.pixels import numba_compiled
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SUPPORTED = (b"\x08\x00\x00\x00\x00", b"\x08\x03\x00\x00\x00")  # 8 bits, grey or palette, not interlaced
+_BLOCK_BYTES = 2**18  # of decompressed data, so that it stays in the processor's cache
 _NONE, _LEFT, _ABOVE, _MEAN, _PAETH = range(5)  # predictions of a pixel, of which the difference is stored
 
 
@@ -21,30 +22,35 @@ def decode_numbers(encoded: bytes) -> np.ndarray | None:
     The result is None for other types of PNG than 8 bits grey or palette, for animations, interlaced and damaged PNGs,
     and for those with more than `MAX_PIXELS` pixels; these need Pillow, or have an error that Pillow explains.
     """
-    chunks = dict.fromkeys([b"IHDR", b"IDAT"], b"")
-    for name, content in _chunks(encoded):
-        if name == b"acTL":
-            return None
-        if name in chunks:
-            chunks[name] += content
-    header = chunks[b"IHDR"]
+    chunks = list(_chunks(encoded))
+    header, names = b"".join(content for name, content in chunks if name == b"IHDR"), {name for name, _ in chunks}
     height, width = int.from_bytes(header[4:8]), int.from_bytes(header[:4])
-    if header[8:] not in _SUPPORTED or not 0 < height * width <= MAX_PIXELS:
+    if header[8:] not in _SUPPORTED or not 0 < height * width <= MAX_PIXELS or b"acTL" in names:
         return None
-    size = height * (1 + width)
-    stream = zlib.decompressobj()
+    out = np.empty((height, width), np.uint8)
     try:
-        lines = stream.decompress(chunks[b"IDAT"], size + 1)
+        return out if _decompress(b"".join(content for name, content in chunks if name == b"IDAT"), out) else None
     except zlib.error:
         return None
-    if len(lines) != size or not stream.eof:
-        return None
-    lines = np.frombuffer(lines, np.uint8).reshape(height, 1 + width)
-    out = np.empty((height, width), np.uint8)
-    if lines[:, 0].max() > _PAETH:
-        return None
-    _add_predictions(lines, out)
-    return out
+
+
+def _decompress(stored: bytes, out: np.ndarray) -> bool:
+    """Writes the pixels to `out` `[H, W]` and returns whether the data are complete and valid."""
+    height, width = out.shape
+    stream = zlib.decompressobj()
+    above = np.zeros(width, np.uint8)
+    count = max(1, _BLOCK_BYTES // (1 + width), height // 64)
+    for top in range(0, height, count):
+        block = out[top : top + count]
+        lines = stream.decompress(stored, len(block) * (1 + width))
+        if len(lines) < len(block) * (1 + width):
+            return False
+        lines = np.frombuffer(lines, np.uint8).reshape(-1, 1 + width)
+        if lines[:, 0].max() > _PAETH:
+            return False
+        _add_predictions(lines, above, block)
+        stored, above = stream.unconsumed_tail, block[-1]
+    return not stream.decompress(stored, 1) and stream.eof
 
 
 def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -63,10 +69,12 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 @numba_compiled
-def _add_predictions(lines, out):  # pragma: no cover - compiled
-    """Writes the pixels of `lines` `[H, 1 + W]`, which begin with the type of prediction, to `out` `[H, W]`."""
+def _add_predictions(lines, above, out):  # pragma: no cover - compiled
+    """Writes the pixels of lines `[h, 1 + W]`, which begin with the type of prediction, to `out` `[h, W]`.
+
+    `above` is the row above the first line, `[W]`.
+    """
     width = out.shape[1]
-    above = np.zeros(width, np.uint8)
     for y in range(out.shape[0]):
         kind, stored, row = lines[y, 0], lines[y, 1:], out[y]
         if kind == _NONE:
