@@ -6,18 +6,20 @@ ImageNet's, and reads them alternately with this package's loader and with a tor
 mixing run on the device in both. The speed is measured in images per second of processor time. Then the benchmark
 measures each stage of this package's loader, and both loaders in wall time with one and two reading processes. The last
 line is one JSON object; `full_recipe_ratio` and `plain_ratio` are our speed divided by timm's.
+
+`--task segmentation` compares images and masks of two sizes with mmsegmentation's pipeline, one thread each.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/input.py
 
 from benchmarks.flags import make_parser, positive
+from benchmarks.processor import images_per_second
 from benchmarks.side_by_side import need
 from focalnet_jax.data import transforms
 from focalnet_jax.data.decode import decode
@@ -107,21 +110,6 @@ def timms(folder: Path, policy: str, workers: int, batches: int) -> Iterator[np.
                 break
 
 
-def processor_seconds() -> float:
-    """Returns the processor time of this process, including finished threads."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def per_core(loader: Callable[..., Iterator[np.ndarray]], folder: Path, policy: str, batches: int) -> float:
-    """Returns images per second of processor time. The first batch (compilation, opening files) is not counted."""
-    stream = loader(folder, policy, 0, batches + 1)
-    next(stream)
-    begun = processor_seconds()
-    count = sum(len(batch) for batch in stream)
-    return count / (processor_seconds() - begun)
-
-
 def stages(folder: Path) -> dict[str, float]:
     """Returns the milliseconds per image of each stage of the full recipe."""
     files = sorted(folder.glob("train/*/*.jpg"))[:64]
@@ -129,12 +117,12 @@ def stages(folder: Path) -> dict[str, float]:
     decoded = [decode(data) for data in encoded]
     rng = np.random.default_rng(0)
     boxes = [transforms.random_resized_crop_box(d.shape[1], d.shape[0], CROP, RATIO, rng) for d in decoded]
-    cropped = [resize(d, box, (SIZE, SIZE), (0, 0, SIZE)) for d, box in zip(decoded, boxes, strict=True)]
+    cropped = [resize(d, box, (SIZE, SIZE), (0, 0, SIZE, SIZE)) for d, box in zip(decoded, boxes, strict=True)]
     policy = parse_policy(POLICY)
     return {
         "read": _each(lambda i: files[i].read_bytes(), 64),
         "decode": _each(lambda i: decode(encoded[i]), 64),
-        "crop": _each(lambda i: resize(decoded[i], boxes[i], (SIZE, SIZE), (0, 0, SIZE)), 64),
+        "crop": _each(lambda i: resize(decoded[i], boxes[i], (SIZE, SIZE), (0, 0, SIZE, SIZE)), 64),
         "augment": _each(lambda i: policy(cropped[i], rng), 64),
         "collate": _each(lambda i: np.stack(cropped), 1) / 64,
         "transfer": _each(lambda i: jax.device_put(np.stack(cropped)).block_until_ready(), 1) / 64,
@@ -167,10 +155,21 @@ def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, w
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--images", type=positive, default=2048)
-    parser.add_argument("--batches", type=positive, default=12, help="batches of 64 images per measurement")
+    parser.add_argument("--task", choices=["classification", "segmentation"], default="classification")
+    parser.add_argument("--images", type=positive, default=2048, help="number of files, for classification")
+    parser.add_argument(
+        "--batches",
+        type=positive,
+        default=12,
+        help="batches per measurement, of 64 images for classification and 8 for segmentation",
+    )
     parser.add_argument("--rounds", type=positive, default=3)
     flags = parser.parse_args(arguments)
+    if flags.task == "segmentation":
+        from benchmarks.input_segmentation import measure
+
+        measure(flags.batches, flags.rounds)
+        return
     need("torch", "timm", "torchvision", "skimage")
     result = {}
     with tempfile.TemporaryDirectory() as name:
@@ -181,8 +180,8 @@ def main(arguments: list[str]) -> None:
         for kind, policy in (("full_recipe", POLICY), ("plain", "")):
             rates = {"ours": [], "timm": []}
             for _ in range(flags.rounds):  # alternates, so that other load on the machine slows both
-                rates["ours"].append(per_core(ours, folder, policy, flags.batches))
-                rates["timm"].append(per_core(timms, folder, policy, flags.batches))
+                rates["ours"].append(images_per_second(partial(ours, folder, policy, 0), flags.batches))
+                rates["timm"].append(images_per_second(partial(timms, folder, policy, 0), flags.batches))
             ratios = [a / b for a, b in zip(rates["ours"], rates["timm"], strict=True)]
             median = {side: statistics.median(values) for side, values in rates.items()}
             result |= {f"{kind}_{side}": round(value) for side, value in median.items()}

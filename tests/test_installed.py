@@ -74,6 +74,7 @@ def test_help_shows_a_command_as_it_was_called():
         "focalnet_jax.launch",
         "focalnet_jax.data.prepare.__main__",
         "focalnet_jax.tasks.segmentation.sources",
+        "focalnet_jax.tasks.segmentation.host",
     ],
 )
 def test_what_answers_at_once_or_reads_data_loads_no_jax(module):

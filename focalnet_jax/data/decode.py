@@ -34,7 +34,7 @@ LARGEST_SIDE = 4096  # largest side of a model's input in pixels; activations of
 # Exceptions that Pillow's decoders raise for damaged bytes.
 PILLOWS_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError)
 PILLOWS_ERRORS += (AttributeError, AssertionError, struct.error, zlib.error, Image.DecompressionBombError)
-_START_OF_SCAN, _END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
+_END_OF_JPEG = b"\xff\xd9"
 _PIXELS_ONLY = {"PNG": png_pixels_only, "WEBP": webp_pixels_only, "JPEG2000": jpeg2000_pixels_only}
 
 Picture = np.ndarray | bytes | str | Path  # an image: a decoded array, encoded bytes, or the path of a file
@@ -90,11 +90,17 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
     """
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
-        if space in ("YCbCr", "Gray") and height * width <= MAX_PIXELS and encoded.count(_START_OF_SCAN) <= MAX_SCANS:
+        if space in ("YCbCr", "Gray") and height * width <= MAX_PIXELS and _most_scans(encoded) <= MAX_SCANS:
             return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
     except ValueError:
         pass
     return None
+
+
+def _most_scans(encoded: bytes) -> int:
+    """Returns the number of markers that start a scan, in a fraction of the time of `bytes.count`."""
+    values = np.frombuffer(encoded, np.uint8)
+    return np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA))
 
 
 def _decode_any(encoded: bytes) -> np.ndarray:
