@@ -1,0 +1,27 @@
+"""Lets mmsegmentation load with mmcv-lite, which lacks mmcv's compiled operations; nothing here calls them."""
+
+import importlib.machinery
+import sys
+import types
+
+_MODULES = ("mmcv._ext", "mmcv.ops")
+
+
+def install() -> None:
+    """Replaces mmcv's modules of compiled operations; call it before `mmseg` is imported."""
+    for name in _MODULES:
+        sys.modules.setdefault(name, _Stub(name))
+
+
+class _Stub(types.ModuleType):
+    """A module in which each name is an empty class."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        self.__path__: list[str] = []
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
