@@ -19,6 +19,7 @@ from focalnet_jax.model.layers import keys_of_examples
 from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.compute import EXACT, Compute
+from focalnet_jax.ops.conv import choose_conv
 from focalnet_jax.ops.dropout import channel_dropout, split_keys
 from focalnet_jax.ops.product import choose_product
 from focalnet_jax.ops.resize import adaptive_mean, bilinear
@@ -46,7 +47,8 @@ class ConvBlock(nnx.Module):
         if kernel == 1:
             self.conv = nnx.Linear(inputs, outputs, dot_general=choose_product(compute), **options)
         else:
-            self.conv = nnx.Conv(inputs, outputs, (kernel, kernel), **options)
+            convolve = choose_conv(compute)
+            self.conv = nnx.Conv(inputs, outputs, (kernel, kernel), conv_general_dilated=convolve, **options)
         self.bn = BatchNorm(outputs, compute, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
