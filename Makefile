@@ -30,7 +30,7 @@ test: .venv/.dev ## run all tests except the notebooks (make parity) and the lon
 faults: .venv/.dev ## run the long tests of faults, which mostly wait
 	$(BIN)/python -m pytest -n 4 --dist load -m long --durations=5 tests/storage
 
-parity: .venv-parity/.installed ## compare with PyTorch, timm and transformers, and execute the notebooks
+parity: .venv-parity/.installed ## compare with PyTorch, timm, transformers and mmsegmentation, and execute the notebooks
 	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15
 
 # No mutated input may cause a traceback, a crash, a hang or a wrong answer. Inputs that do are kept in runs/fuzz.
@@ -72,10 +72,12 @@ format: .venv/.dev ## correct most of the style
 	$(BIN)/python $(INSTALL) --requirement requirements-dev.txt
 	@touch $@
 
-# A separate environment for PyTorch, timm and transformers, because training and evaluation do not need them.
-.venv-parity/.installed: requirements-parity.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
+# A separate environment for PyTorch, timm, transformers and mmsegmentation, because training and evaluation do not need
+# them.
+.venv-parity/.installed: requirements-parity.txt requirements-parity-nodeps.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
 	@$(BIN)/python -m venv .venv-parity
 	$(PARITY)/python $(INSTALL) --requirement requirements-parity.txt --editable .
+	$(PARITY)/python $(INSTALL) --no-deps --requirement requirements-parity-nodeps.txt
 	@touch $@
 
 clean: ## remove the environments

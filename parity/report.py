@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from focalnet_jax.model import variant_config
-from parity import training
+from parity import training, upernet_errors
 from parity.measure import FULL, Errors, bfloat16_errors, compare, distinct_flags, sizes
 from parity.pytorch import FORMATS, can_build
 from parity.training import Apart
@@ -37,7 +37,7 @@ def main(path: Path) -> None:
 
 
 def _lines() -> Iterator[str]:
-    packages = ("jax", "flax", "torch", "timm", "transformers")
+    packages = ("jax", "flax", "torch", "timm", "transformers", "mmsegmentation")
     yield f"With {', '.join(f'{name} {version(name)}' for name in packages)}, on a CPU.\n"
     yield "| weights | against | input | logits | features | gradients | bfloat16, ours / autocast |"
     yield "|---|---|---|---|---|---|---|"
@@ -61,6 +61,9 @@ def _lines() -> Iterator[str]:
         initial = training.start(config)
         apart = Apart.between(training.ours(config, initial), training.theirs(config, initial))
         yield f"| {title} | {apart.loss:.1e} | {apart.rate:.1e} | {apart.weights:.1e} |"
+    yield "\n| UPerNet against mmsegmentation | model, image | error |"
+    yield "|---|---|---|"
+    yield from upernet_errors.rows()
 
 
 def _worst(errors: list[Errors]) -> Errors:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from focalnet_jax.convert.tables import TABLES, Layout
+from focalnet_jax.convert.tables import TABLES, KeyRow, Layout
 from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
@@ -50,39 +50,55 @@ def _abstract_state(config: FocalNetConfig) -> nnx.State:
 
 def entries(config: FocalNetConfig, format: str) -> list[Entry]:
     """Returns the tensors of a model in `format`, in table order. They contain every parameter exactly once."""
-    leaves = {name: tuple(leaf.shape) for name, leaf in named_leaves(param_shapes(config)).items()}
-    found = list(_expand(config, format, leaves))
+    return table_entries(TABLES[format], named_leaves(param_shapes(config)), postln=config.use_postln, format=format)
+
+
+def table_entries(rows: Iterable[KeyRow], leaves: Mapping[str, Any], *, postln: bool, format: str) -> list[Entry]:
+    """Returns the tensors of a model in table order. They contain every variable exactly once.
+
+    Args:
+      rows: table of the format.
+      leaves: variables of the model by name, as arrays or shapes.
+      postln: whether the blocks are post-norm.
+      format: name of the table, for messages.
+
+    Raises:
+      AssertionError: the table does not cover a variable, or covers it twice.
+    """
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    found = [entry for row in rows if row.postln in (None, postln) for entry in _expand(row, shapes)]
     covered = [(name, entry.block) for entry in found for name in entry.params]
     wanted = [
-        (name, block) for name, shape in leaves.items() for block in (range(shape[0]) if "/blocks/" in name else [None])
+        (name, block) for name, shape in shapes.items() for block in (range(shape[0]) if "/blocks/" in name else [None])
     ]
     if sorted(covered, key=str) != sorted(wanted, key=str):
         raise AssertionError(f"the {format} table does not cover {set(wanted) ^ set(covered)} exactly once")
     return found
 
 
-def _expand(config: FocalNetConfig, format: str, leaves: dict[str, tuple[int, ...]]) -> Iterator[Entry]:
-    for row in TABLES[format]:
-        if row.postln not in (None, config.use_postln):
-            continue
-        stages = range(len(config.depths)) if "{stage}" in row.params[0] else [0]
-        for stage in stages:
-            levels = range(config.levels[stage]) if "{level}" in row.params[0] else [0]
-            stacked = "/blocks/" in row.params[0]
-            for block in range(config.depths[stage]) if stacked else [None]:
-                for level in levels:
-                    params = tuple(name.format(stage=stage, level=level) for name in row.params)
-                    if params[0] not in leaves:
-                        continue
-                    shapes = tuple(leaves[name][1:] if stacked else leaves[name] for name in params)
-                    key = row.key.format(stage=stage, next=stage + 1, block=block, level=level)
-                    yield Entry(key, params, shapes, block, row.layout)
+def _expand(row: KeyRow, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
+    """Yields the row's tensors, in the order of stages, blocks, levels and layers."""
+    stacked = "/blocks/" in row.params[0]
+    found = []
+    for name, shape in shapes.items():
+        if match := row.param_pattern.fullmatch(name):
+            numbers = {key: int(value) for key, value in match.groupdict().items()}
+            found += [numbers | {"block": block} for block in range(shape[0] if stacked else 1)]
+    for numbers in sorted(found, key=lambda each: [each.get(key, 0) for key in ("stage", "block", "level", "layer")]):
+        params = tuple(name.format(**numbers) for name in row.params)
+        parts = tuple(shapes[name][1:] if stacked else shapes[name] for name in params)
+        key = row.key.format(next=numbers.get("stage", 0) + 1, **numbers)
+        yield Entry(key, params, parts, numbers["block"] if stacked else None, row.layout)
 
 
 def params_to_tensors(params: Any, config: FocalNetConfig, format: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the tensors of `params` in `format`, one at a time, as (key, array)."""
-    leaves = named_leaves(params)
-    for entry in entries(config, format):
+    return to_tensors(entries(config, format), named_leaves(params))
+
+
+def to_tensors(entries: Iterable[Entry], leaves: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the tensors of the variables `leaves`, one at a time, as (key, array)."""
+    for entry in entries:
         parts = [
             np.asarray(leaves[name] if entry.block is None else leaves[name][entry.block]) for name in entry.params
         ]
@@ -95,17 +111,24 @@ def tensors_to_params(tensors: Mapping[str, np.ndarray], config: FocalNetConfig,
     Raises:
       UserError: keys or shapes do not fit the model, or a value exceeds float32; the message names the tensors.
     """
-    wanted = entries(config, format)
+    return from_tensors(tensors, entries(config, format), param_shapes(config))
+
+
+def from_tensors(tensors: Mapping[str, np.ndarray], entries: Sequence[Entry], like: Any) -> Any:
+    """Returns a tree like `like` with the variables in float32 that `tensors` contain. Every tensor must be used.
+
+    Raises:
+      UserError: see `tensors_to_params`.
+    """
     given = tensors.shapes if isinstance(tensors, Tensors) else {name: t.shape for name, t in tensors.items()}
-    check_keys({entry.key: entry.shape for entry in wanted}, given)
-    abstract = param_shapes(config)
-    filled = {name: np.empty(leaf.shape, np.float32) for name, leaf in named_leaves(abstract).items()}
-    for entry in wanted:
+    check_keys({entry.key: entry.shape for entry in entries}, given)
+    filled = {name: np.empty(leaf.shape, np.float32) for name, leaf in named_leaves(like).items()}
+    for entry in entries:
         joined = entry.layout.to_jax(_as_float32(entry.key, np.asarray(tensors[entry.key])))
         edges = np.cumsum([shape[-1] for shape in entry.shapes])[:-1]
         for name, part in zip(entry.params, np.split(joined, edges, axis=-1), strict=True):
             filled[name][... if entry.block is None else entry.block] = part
-    return with_leaves(abstract, filled)
+    return with_leaves(like, filled)
 
 
 def _as_float32(name: str, array: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Name and axis order of every parameter in each PyTorch code base.
 
 A format is an ordered table of rows. A row pairs parameters of this package with one key of a PyTorch state dict;
-`{stage}`, `{next}` (stage + 1), `{block}` and `{level}` stand for numbers. A row applies only to models that have the
-row's parameters. Both directions use the same table, and `mapping.py` raises an error for any key that it does not
-cover.
+`{stage}`, `{next}` (stage + 1), `{block}`, `{level}` and `{layer}` stand for numbers. A row applies only to models that
+have the row's parameters. Both directions use the same table, and `mapping.py` raises an error for any key that it does
+not cover.
 """
 
 from __future__ import annotations
@@ -48,13 +48,18 @@ class KeyRow:
         """Regular expression of the key, with the numbers as named groups."""
         return _pattern(self.key)
 
+    @property
+    def param_pattern(self) -> re.Pattern[str]:
+        """Regular expression of the first parameter, with the numbers as named groups."""
+        return _pattern(self.params[0])
+
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d{1,4})", re.escape(template)))
 
 
-def _pair(param: str, key: str, layout: Layout, postln: bool | None = None) -> list[KeyRow]:
+def pair(param: str, key: str, layout: Layout, postln: bool | None = None) -> list[KeyRow]:
     """Returns the rows of a layer's `kernel` or `scale`, which is `weight` in PyTorch, and of its bias."""
     weight = "scale" if layout is VECTOR else "kernel"
     return [
@@ -79,48 +84,48 @@ _FOCAL = f"{_BLOCK}/modulation/focal_kernels/{{level}}/kernel"
 def _microsoft() -> list[KeyRow]:
     block = "layers.{stage}.blocks.{block}"
     return [
-        *_pair("patch_embed/proj", "patch_embed.proj", CONV),
-        *_pair("patch_embed/norm", "patch_embed.norm", VECTOR),
+        *pair("patch_embed/proj", "patch_embed.proj", CONV),
+        *pair("patch_embed/norm", "patch_embed.norm", VECTOR),
         KeyRow((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
         KeyRow((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
-        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
+        *pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
         *_projection_in(f"{block}.modulation.f", LINEAR),
-        *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
-        *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", LINEAR),
+        *pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
+        *pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", LINEAR),
         KeyRow((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
-        *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.ln", VECTOR),
-        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
-        *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
-        *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", LINEAR),
-        *_pair("stages/{stage}/downsample/proj", "layers.{stage}.downsample.proj", CONV),
-        *_pair("stages/{stage}/downsample/norm", "layers.{stage}.downsample.norm", VECTOR),
-        *_pair("norm", "norm", VECTOR),
-        *_pair("head", "head", LINEAR),
+        *pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.ln", VECTOR),
+        *pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
+        *pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
+        *pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", LINEAR),
+        *pair("stages/{stage}/downsample/proj", "layers.{stage}.downsample.proj", CONV),
+        *pair("stages/{stage}/downsample/norm", "layers.{stage}.downsample.norm", VECTOR),
+        *pair("norm", "norm", VECTOR),
+        *pair("head", "head", LINEAR),
     ]
 
 
 def _timm() -> list[KeyRow]:
     block = "layers.{stage}.blocks.{block}"
     return [
-        *_pair("patch_embed/proj", "stem.proj", CONV),
-        *_pair("patch_embed/norm", "stem.norm", VECTOR),
-        *_pair("stages/{stage}/downsample/proj", "layers.{next}.downsample.proj", CONV),
-        *_pair("stages/{stage}/downsample/norm", "layers.{next}.downsample.norm", VECTOR),
-        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR, postln=False),
+        *pair("patch_embed/proj", "stem.proj", CONV),
+        *pair("patch_embed/norm", "stem.norm", VECTOR),
+        *pair("stages/{stage}/downsample/proj", "layers.{next}.downsample.proj", CONV),
+        *pair("stages/{stage}/downsample/norm", "layers.{next}.downsample.norm", VECTOR),
+        *pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR, postln=False),
         *_projection_in(f"{block}.modulation.f", POINTWISE),
-        *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
-        *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", POINTWISE),
+        *pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.h", POINTWISE),
+        *pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.proj", POINTWISE),
         KeyRow((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
-        *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.norm", VECTOR),
-        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1_post", VECTOR, postln=True),
+        *pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.norm", VECTOR),
+        *pair(f"{_BLOCK}/norm1", f"{block}.norm1_post", VECTOR, postln=True),
         KeyRow((f"{_BLOCK}/gamma1",), f"{block}.ls1.gamma", VECTOR),
-        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR, postln=False),
-        *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", POINTWISE),
-        *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", POINTWISE),
-        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2_post", VECTOR, postln=True),
+        *pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR, postln=False),
+        *pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", POINTWISE),
+        *pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", POINTWISE),
+        *pair(f"{_BLOCK}/norm2", f"{block}.norm2_post", VECTOR, postln=True),
         KeyRow((f"{_BLOCK}/gamma2",), f"{block}.ls2.gamma", VECTOR),
-        *_pair("norm", "norm", VECTOR),
-        *_pair("head", "head.fc", LINEAR),
+        *pair("norm", "norm", VECTOR),
+        *pair("head", "head.fc", LINEAR),
     ]
 
 
@@ -128,23 +133,23 @@ def _huggingface() -> list[KeyRow]:
     block = "focalnet.encoder.stages.{stage}.layers.{block}"
     downsample = "focalnet.encoder.stages.{stage}.downsample"
     return [
-        *_pair("patch_embed/proj", "focalnet.embeddings.patch_embeddings.projection", CONV),
-        *_pair("patch_embed/norm", "focalnet.embeddings.norm", VECTOR),
+        *pair("patch_embed/proj", "focalnet.embeddings.patch_embeddings.projection", CONV),
+        *pair("patch_embed/norm", "focalnet.embeddings.norm", VECTOR),
         KeyRow((f"{_BLOCK}/gamma1",), f"{block}.gamma_1", VECTOR),
         KeyRow((f"{_BLOCK}/gamma2",), f"{block}.gamma_2", VECTOR),
-        *_pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
+        *pair(f"{_BLOCK}/norm1", f"{block}.norm1", VECTOR),
         *_projection_in(f"{block}.modulation.projection_in", LINEAR),
-        *_pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.projection_context", POINTWISE),
-        *_pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.projection_out", LINEAR),
+        *pair(f"{_BLOCK}/modulation/modulator", f"{block}.modulation.projection_context", POINTWISE),
+        *pair(f"{_BLOCK}/modulation/proj", f"{block}.modulation.projection_out", LINEAR),
         KeyRow((_FOCAL,), f"{block}.modulation.focal_layers.{{level}}.0.weight", CONV),
-        *_pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.layernorm", VECTOR),
-        *_pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
-        *_pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
-        *_pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", LINEAR),
-        *_pair("stages/{stage}/downsample/proj", f"{downsample}.projection", CONV),
-        *_pair("stages/{stage}/downsample/norm", f"{downsample}.norm", VECTOR),
-        *_pair("norm", "focalnet.layernorm", VECTOR),
-        *_pair("head", "classifier", LINEAR),
+        *pair(f"{_BLOCK}/modulation/norm", f"{block}.modulation.layernorm", VECTOR),
+        *pair(f"{_BLOCK}/norm2", f"{block}.norm2", VECTOR),
+        *pair(f"{_BLOCK}/mlp/fc1", f"{block}.mlp.fc1", LINEAR),
+        *pair(f"{_BLOCK}/mlp/fc2", f"{block}.mlp.fc2", LINEAR),
+        *pair("stages/{stage}/downsample/proj", f"{downsample}.projection", CONV),
+        *pair("stages/{stage}/downsample/norm", f"{downsample}.norm", VECTOR),
+        *pair("norm", "focalnet.layernorm", VECTOR),
+        *pair("head", "classifier", LINEAR),
     ]
 
 

@@ -37,6 +37,9 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)(norm[12]?|output_norms/\d+)/(scale|bias)$", ()),
     (r"(^|/)(patch_embed|downsample)/proj/(kernel|bias)$", ()),
     (r"(^|/)head/(kernel|bias)$", ()),
+    (r"(^|/)(decode|auxiliary)_head/.+/conv/kernel$", ()),
+    (r"(^|/)(decode|auxiliary)_head/.+/bn/(scale|bias)$", ()),
+    (r"(^|/)(decode|auxiliary)_head/conv_seg/(kernel|bias)$", ()),
     (r"(^|/)(mean|var)$", ()),  # running statistics
 )
 _LEAST = (

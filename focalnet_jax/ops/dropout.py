@@ -31,6 +31,19 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     return _drop(x, rate, keys, x.shape[1:])
 
 
+def channel_dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Sets whole channels of each example to zero with probability `rate`, and divides the others by 1 - `rate`.
+
+    Args:
+      x: input `[B, H, W, C]`.
+      rate: probability in [0, 1).
+      keys: PRNG keys `[B]`, or None to return `x` unchanged.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    return _drop(x, rate, keys, (1, 1, x.shape[-1]))
+
+
 def drop_path(x: jax.Array, rate: jax.Array, keys: jax.Array | None) -> jax.Array:
     """Stochastic depth (arXiv 1603.09382): sets whole examples of a branch to zero with probability `rate`.
 

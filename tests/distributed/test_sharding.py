@@ -16,6 +16,8 @@ from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put
 from focalnet_jax.distributed.sharding import TENSOR_RULES, describe_sharding, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.model.heads.upernet import UPerNet
+from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.state import abstract_state
 from focalnet_jax.training.step import make_train_step
@@ -140,9 +142,22 @@ def test_channels_that_do_not_divide_are_refused():
         partition("stages/0/blocks/mlp/fc1/kernel", (2, 25, 100), {"fsdp": 1, "tensor": 8})
 
 
+def segmenter_shapes():
+    config = variant_config("focalnet_tiny_srf")
+    model = nnx.eval_shape(lambda: UPerNet(config, 150, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def test_a_segmenters_parameters_and_statistics_have_one_rule_each():
+    leaves = named_leaves(segmenter_shapes())
+    split = sum(leaf.size * any(partition(name, leaf.shape, {"fsdp": 8, "tensor": 2})) for name, leaf in leaves.items())
+    assert split > 0.98 * sum(leaf.size for leaf in leaves.values())
+    assert "decode_head/psp_modules/3/bn/var" in leaves
+
+
 def test_every_rule_is_of_a_parameter():
-    """The parameter belongs to a variant, to the norms of a backbone's outputs, or to running statistics."""
-    names = {"output_norms/0/scale", "norm/mean"}.union(
+    """The parameter belongs to a variant or to UPerNet."""
+    names = set(named_leaves(segmenter_shapes())).union(
         *(named_leaves(param_shapes(variant_config(name))) for name in list_models())
     )
     assert not [rule for rule, _ in TENSOR_RULES if not any(re.search(rule, name) for name in names)]

@@ -1,0 +1,1 @@
+"""Networks that follow the backbone in dense tasks, without losses."""

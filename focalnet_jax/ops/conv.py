@@ -1,0 +1,64 @@
+"""Convolutions of maps that keep their size. On CPUs, C++ computes the gradient of the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from focalnet_jax.distributed.activations import allows_kernels
+from focalnet_jax.ops.compute import Compute
+from focalnet_jax.ops.product import kernel_gradient
+
+
+def choose_conv(compute: Compute) -> Callable[..., jax.Array]:
+    """Returns the function for the argument `conv_general_dilated` of an `nnx.Conv` that keeps the size of maps."""
+    return same_conv if compute.in_cpp else jax.lax.conv_general_dilated
+
+
+def same_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int],
+    padding: str,
+    *,
+    precision: jax.lax.PrecisionLike = None,
+    **options: Any,
+) -> jax.Array:
+    """Returns the convolution of `x` `[B, H, W, I]` with `kernel` `[k, k, I, O]`, k odd, `[B, H, W, O]`.
+
+    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". XLA is slow at the
+    gradient of the kernel on CPUs; here it is one C++ product per position of the kernel.
+    """
+    assert (strides, padding) == ((1, 1), "SAME")  # as `ConvBlock` calls it
+    if not allows_kernels(x, kernel):  # JAX's rules split gradients over any mesh
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, precision=precision, **options)
+    return _conv(x, kernel, precision)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=order, precision=precision)
+
+
+def _gradients(
+    precision: jax.lax.PrecisionLike, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients of `kept`, the input `[B, H, W, I]` and the kernel `[k, k, I, O]`."""
+    x, kernel = kept
+    (height, width), size = x.shape[1:3], len(kernel)
+    padded = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+    taps = [
+        kernel_gradient(padded[:, row : row + height, column : column + width], cotangent, precision)
+        for row in range(size)
+        for column in range(size)
+    ]
+    to_x = _conv(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), precision)
+    return to_x, jnp.stack(taps).reshape(kernel.shape)
+
+
+_conv.defvjp(lambda x, kernel, precision: (_conv(x, kernel, precision), (x, kernel)), _gradients)
