@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from focalnet_jax.errors import UserError
-from focalnet_jax.model.focalnet import FocalNet
+from focalnet_jax.model.focalnet import Backbone, FocalNet
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import FocalNetConfig, variant_config
 
@@ -68,29 +68,45 @@ def summarize(model: FocalNet | FocalNetConfig | str, image_size: int | tuple[in
     if isinstance(model, FocalNetConfig):
         config = model
         model = nnx.eval_shape(lambda: FocalNet(config, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
-    config = model.config
+    config, height, width = model.config, *image_sides(image_size)
+    rows = backbone_rows(model, (height, width))
+    dim = config.dims[-1]
+    head = count(model.head) if model.head is not None else 0
+    output = (config.num_classes or dim,)
+    rows.append(Row("norm, head", output, count(model.norm) + head, dim * config.num_classes))
+    return Summary(tuple(rows), (height, width))
+
+
+def image_sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width of `image_size`: pixels per side, or `(height, width)`.
+
+    Raises:
+      UserError: it is neither.
+    """
     try:
         height, width = (operator.index(side) for side in np.broadcast_to(np.asarray(image_size), 2))
     except (TypeError, ValueError) as error:
         raise UserError(f"image_size is {image_size!r}; expected pixels as an integer, or (height, width)") from error
-    images = jax.ShapeDtypeStruct((1, height, width, config.in_channels), model.dtype)
+    return height, width
+
+
+def backbone_rows(model: Backbone, size: tuple[int, int]) -> list[Row]:
+    """Returns the rows of the patch embedding, the stages and the downsamples, for images of this height and width."""
+    config = model.config
+    images = jax.ShapeDtypeStruct((1, *size, config.in_channels), model.dtype)
     shapes = [out.shape[1:] for out in nnx.eval_shape(_embedded, model, images)]
 
-    rows = [Row("patch_embed", shapes[0], _count(model.patch_embed), _embed_macs(model.patch_embed, shapes[0]))]
+    rows = [Row("patch_embed", shapes[0], count(model.patch_embed), _embed_macs(model.patch_embed, shapes[0]))]
     for index, (stage, shape) in enumerate(zip(model.stages, shapes, strict=True)):
         macs = stage.depth * _block_macs(config, index, shape[0] * shape[1])
-        rows.append(Row(f"stage {index}", shape, _count(stage.blocks), macs))
+        rows.append(Row(f"stage {index}", shape, count(stage.blocks), macs))
         if stage.downsample is not None:
             macs = _embed_macs(stage.downsample, shapes[index + 1])
-            rows.append(Row(f"downsample {index}", shapes[index + 1], _count(stage.downsample), macs))
-    dim = config.dims[-1]
-    head = _count(model.head) if model.head is not None else 0
-    output = (config.num_classes or dim,)
-    rows.append(Row("norm, head", output, _count(model.norm) + head, dim * config.num_classes))
-    return Summary(tuple(rows), (height, width))
+            rows.append(Row(f"downsample {index}", shapes[index + 1], count(stage.downsample), macs))
+    return rows
 
 
-def _embedded(model: FocalNet, images: jax.Array) -> list[jax.Array]:
+def _embedded(model: Backbone, images: jax.Array) -> list[jax.Array]:
     """Returns maps with the shapes of `features`, without computing blocks, which are slow to trace and keep shapes."""
     model.check_size(images)
     maps = [model.patch_embed(images)]
@@ -100,7 +116,8 @@ def _embedded(model: FocalNet, images: jax.Array) -> list[jax.Array]:
     return maps
 
 
-def _count(module: nnx.Module) -> int:
+def count(module: nnx.Module) -> int:
+    """Returns the number of parameters of a module."""
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 

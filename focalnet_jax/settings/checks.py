@@ -68,6 +68,8 @@ CHECKS = {
     "optimizer.eps": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.clip_norm": NOT_NEGATIVE,
+    "schedule.name": (lambda v: v in ("cosine", "poly"), "cosine or poly"),
+    "schedule.power": POSITIVE,
     "schedule.learning_rate": NOT_NEGATIVE,
     "schedule.min_learning_rate": NOT_NEGATIVE,
     "schedule.warmup_learning_rate": NOT_NEGATIVE,

@@ -17,6 +17,7 @@ from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.model.heads.batch_norm import BatchNorm
 from focalnet_jax.model.layers import keys_of_examples
 from focalnet_jax.model.precision import Precision
+from focalnet_jax.model.summary import Row, Summary, backbone_rows, count, image_sides
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.compute import EXACT, Compute
 from focalnet_jax.ops.conv import choose_conv
@@ -235,6 +236,36 @@ class UPerNet(nnx.Module):
             return logits, None
         with jax.named_scope("auxiliary_head"):
             return logits, self.auxiliary_head(maps[-2], parts[2], train=True)
+
+
+def summarize_upernet(model: UPerNet, image_size: int | tuple[int, int]) -> Summary:
+    """Returns the shapes, parameters and MACs of UPerNet in training, see `focalnet_jax.model.summarize`.
+
+    Args:
+      model: the model; its variables may be shapes.
+      image_size: pixels per side, or `(height, width)` in pixels.
+
+    Raises:
+      UserError: the size is not valid for the model.
+    """
+    size = image_sides(image_size)
+    rows = backbone_rows(model.backbone, size)
+    rows.append(Row("output norms", rows[-1].shape, count(model.backbone.output_norms), 0))
+    maps = [row.shape[0] * row.shape[1] for row in rows if row.name.startswith("stage")]  # positions of each map
+    head = model.decode_head
+    pooled = [(scale**2, block) for scale, block in zip(head.pool_scales, head.psp_modules, strict=True)]
+    lateral, fused = zip(maps, head.lateral_convs, strict=False), zip(maps, head.fpn_convs, strict=False)
+    blocks = [*pooled, *lateral, *fused, (maps[-1], head.bottleneck), (maps[0], head.fpn_bottleneck)]
+    macs = sum(positions * block.conv.kernel.size for positions, block in blocks)
+    classes = head.conv_seg.kernel.shape[1]
+    rows.append(
+        Row("decode head", (*rows[1].shape[:2], classes), count(head), macs + maps[0] * head.conv_seg.kernel.size)
+    )
+    if (auxiliary := model.auxiliary_head) is not None:
+        kernels = [block.conv.kernel.size for block in auxiliary.convs]
+        macs = maps[-2] * (sum(kernels) + auxiliary.conv_seg.kernel.size)
+        rows.append(Row("auxiliary head", (maps[-2], classes), count(auxiliary), macs))
+    return Summary(tuple(rows), size)
 
 
 def _pixel_classifier(inputs: int, num_classes: int, rngs: nnx.Rngs) -> nnx.Linear:

@@ -1,0 +1,74 @@
+"""The config keys of semantic segmentation: defaults, meanings and checks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from focalnet_jax.settings.checks import FRACTION, NOT_NEGATIVE, PIXELS, POSITIVE, SHARE
+from focalnet_jax.settings.keys import number
+
+BEST_METRIC = "miou"  # ranks checkpoints, see `Settings`
+HEADLINE = (("miou", "mIoU"), ("macc", "mean accuracy"))  # metrics in percent for reports and sweeps, and their titles
+AUTO = ("model.num_classes",)
+RESUMABLE = ("data.classes",)
+
+
+def add_keys(config: ConfigDict) -> None:
+    """Adds the keys of segmentation to the keys of the trainer.
+
+    `data.image_size` is the size of the crops that a model is trained on.
+    """
+    config.model.num_classes = number(150)  # auto: the number of classes in the training data
+
+    config.head = ConfigDict()
+    config.head.channels = 512  # channels of UPerNet's decode head
+    config.head.pool_scales = (1, 2, 3, 6)  # windows of the pyramid pooling along each side, one branch each
+    config.head.dropout = 0.1  # probability that a channel of the classifier's input is set to zero
+    config.head.auxiliary_channels = 256
+    config.head.auxiliary_weight = 0.4  # factor of the auxiliary head's loss; 0: no auxiliary head
+    # Divisor of the loss: all (every pixel of the crop, as the original) or valid (pixels that are not ignored).
+    config.head.average = "all"
+
+    # File with the class names, one per line, with or without a colour "NAME R G B"; ade20k: the built-in list; None:
+    # the names stored with the data
+    config.data.classes = config_dict.placeholder(str)
+    config.data.reduce_zero_label = config_dict.placeholder(bool)  # label 0 is ignored, n is class n - 1; None: by data
+    config.data.tile = config_dict.placeholder(int)  # bluemarble: pixels per side of a tile; None: 128
+
+    config.augment = ConfigDict()
+    config.augment.box = (2048, 512)  # long and short side that an image is resized to fit into, for a ratio of 1
+    config.augment.ratio = (0.5, 2.0)  # range of the ratio that multiplies the box, uniform
+    config.augment.cat_max_ratio = 0.75  # a crop is drawn again if one class has a larger share of it; 1: never
+    config.augment.flip = 0.5  # probability of a horizontal flip
+    config.augment.photometric = True  # whether brightness, contrast, saturation and hue are distorted
+
+
+def _is_box(value: Any) -> bool:
+    return len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+
+
+def _is_ratio(value: Any) -> bool:
+    return (
+        len(value) == 2 and all(isinstance(end, int | float) for end in value) and 0 < value[0] <= value[1] < math.inf
+    )
+
+
+# For each key, a function that returns whether a value is valid, and the valid values in words.
+CHECKS = {
+    "model.num_classes": POSITIVE,
+    "head.channels": POSITIVE,
+    "head.auxiliary_channels": POSITIVE,
+    "head.auxiliary_weight": NOT_NEGATIVE,
+    "head.dropout": FRACTION,
+    "head.pool_scales": (lambda v: all(type(n) is int and n > 0 for n in v), "numbers of windows such as (1, 2, 3, 6)"),
+    "head.average": (lambda v: v in ("all", "valid"), "all or valid"),
+    "data.image_size": PIXELS,
+    "data.tile": POSITIVE,
+    "augment.box": (_is_box, "(long, short) side in pixels, such as (2048, 512)"),
+    "augment.ratio": (_is_ratio, "(smallest, largest) ratio, positive"),
+    "augment.cat_max_ratio": SHARE,
+    "augment.flip": SHARE,
+}

@@ -1,0 +1,197 @@
+"""The `Task` of semantic segmentation: UPerNet with the loss and the evaluation of mmsegmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.config import model_config
+from focalnet_jax.convert.load import Loaded
+from focalnet_jax.data.masks import IGNORED, MaskCoding
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.preprocessing import from_config, sides
+from focalnet_jax.data.source import check_class_count
+from focalnet_jax.errors import UserError
+from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
+from focalnet_jax.model.precision import Precision, get_precision
+from focalnet_jax.model.summary import Summary
+from focalnet_jax.settings import MAIN
+from focalnet_jax.settings import segmentation as settings
+from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
+from focalnet_jax.tasks.segmentation.losses import hits, pixel_losses
+from focalnet_jax.tasks.segmentation.overlap import Overlap
+from focalnet_jax.tasks.segmentation.palette import colours_of
+from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
+from focalnet_jax.tasks.task import Metrics
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """`Task` of semantic segmentation on the data of a config.
+
+    Attributes:
+      config: resolved config.
+      host: transforms of images and masks.
+      source: training examples, or None if a model is only evaluated or compiled.
+      evaluated: evaluations by the prefix of their metrics.
+    """
+
+    config: FrozenConfigDict
+    host: SegmentationHost
+    source: PairSource | None
+    evaluated: Mapping[str, Overlap]
+
+    name = "segmentation"
+    best_metric = settings.BEST_METRIC
+    backbone = "backbone/"
+    splits_batches = True
+    repeats = 1
+    balance = None
+
+    @classmethod
+    def of(cls, config: FrozenConfigDict, source: PairSource | None = None, *, evaluated: bool = True) -> Segmentation:
+        """Returns the task of a resolved config. The arguments are described in `Kind.make_task`.
+
+        Raises:
+          UserError: evaluation examples cannot be opened, or the data has more classes than the model.
+        """
+        opened = {MAIN: None}
+        if evaluated:
+            opened = {MAIN: open_segmentation_source(config.data, config.data.eval_split)}
+        known = source or opened[MAIN]
+        coding = known.coding if known is not None else MaskCoding(config.model.num_classes)
+        for each in (source, *opened.values()):
+            if each is not None:
+                check_class_count(each, config.model.num_classes)
+        normalization = from_config(config.data).normalization
+        measured = {name: Overlap(each, config.model.num_classes, normalization) for name, each in opened.items()}
+        return cls(config, make_host(config, coding), source, measured)
+
+    def start_fresh(self) -> Segmentation:
+        """Returns the task itself: outputs are the classes of the data, in their order."""
+        return self
+
+    def start_from(self, loaded: Loaded, path: str) -> Segmentation:
+        """Returns the task itself."""
+        return self
+
+    def continue_run(self, metadata: Mapping[str, Any], run: str) -> Segmentation:
+        """Returns the task itself, after a check of the classes.
+
+        Raises:
+          UserError: the data has other classes than the run.
+        """
+        stored, names = metadata.get("classes"), list(self.source.class_names)
+        if stored is not None and list(stored) != names:
+            raise UserError(
+                f"{run} was trained on the classes {', '.join(stored)[:100]}; the data has {', '.join(names)[:100]}: "
+                "give the same data and data.classes"
+            )
+        return self
+
+    def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Segmentation:
+        """Returns the task itself."""
+        return self
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns `classes`, the names of the outputs."""
+        return {"classes": list(self.source.class_names)}
+
+    def banner(self) -> dict[str, str]:
+        """Returns the number of classes."""
+        outputs = self.config.model.num_classes
+        return {"model": f"{outputs} outputs"} | (
+            {} if self.source is None else {"data": f"{len(self.source.class_names)} classes"}
+        )
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns `image` `[B, H, W, 3]` uint8, `mask` `[B, H, W]` uint8 and `size` `[B, 2]` int32."""
+        height, width = sides(self.config.data.image_size)
+        return {
+            "image": jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8),
+            "mask": jax.ShapeDtypeStruct((batch_size, height, width), jnp.uint8),
+            "size": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
+        }
+
+    def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> UPerNet:
+        """Returns UPerNet with fresh parameters."""
+        head = self.config.head
+        return UPerNet(
+            model_config(self.config),
+            self.config.model.num_classes,
+            precision=precision,
+            rngs=rngs,
+            platform=platform,
+            channels=head.channels,
+            pool_scales=head.pool_scales,
+            dropout=head.dropout,
+            auxiliary_channels=head.auxiliary_channels,
+            auxiliary=head.auxiliary_weight > 0,
+        )
+
+    def summarize(self, model: UPerNet | None = None) -> Summary:
+        """Returns the numbers of parameters and of multiply-accumulates per crop."""
+        if model is None:
+            model = nnx.eval_shape(lambda: self.build_model(get_precision("float32"), nnx.Rngs(0), "cpu"))
+        return summarize_upernet(model, self.config.data.image_size)
+
+    def facts(self) -> dict[str, int]:
+        """Returns the number of outputs, `num_classes`."""
+        return {"num_classes": self.config.model.num_classes}
+
+    def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """Returns normalized `image` `[B, H, W, 3]` float32, whose padding is 0; `mask`; and `weight` `[B]`.
+
+        The loss of an image is the sum over its pixels times its weight, so that the mean over images is the mean over
+        all pixels, or over the pixels of the global batch that are not ignored.
+        """
+        images, masks = self.inputs(batch), batch["mask"]
+        pixels = jnp.asarray(masks[0].size, jnp.float32)
+        if self.config.head.average == "valid":
+            pixels = jnp.maximum((masks != IGNORED).sum(), 1) / len(masks)
+        height, width = masks.shape[1:]
+        rows, columns = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
+        sizes = batch["size"]
+        inside = (rows < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
+        images = jnp.where(inside[..., None], images, 0.0)
+        return {"image": images, "mask": masks, "weight": jnp.full(len(masks), 1 / pixels)}
+
+    def loss(self, model: UPerNet, batch: Mapping[str, jax.Array], keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Returns the cross-entropy of pixels plus that of the auxiliary head times its weight, and their parts."""
+        logits, auxiliary = model(batch["image"], keys, train=True)
+
+        def mean(logits: jax.Array) -> jax.Array:
+            return jnp.mean(pixel_losses(logits, batch["mask"]).sum((1, 2)) * batch["weight"])
+
+        loss = decode = mean(logits)
+        parts = {"decode_loss": decode, "pixel_accuracy": hits(logits, batch["mask"]).mean()}
+        if auxiliary is not None:
+            parts["auxiliary_loss"] = mean(auxiliary)
+            loss = decode + self.config.head.auxiliary_weight * parts["auxiliary_loss"]
+        return loss, parts
+
+    def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the normalized images `[B, H, W, 3]` float32 of a batch."""
+        return normalize(batch["image"], from_config(self.config.data).normalization)
+
+    def evaluations(self) -> dict[str, Overlap]:
+        """Returns the evaluations by the prefix of their metrics. The evaluation "eval" uses `data.eval_split`."""
+        return dict(self.evaluated)
+
+    def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
+        """Returns the image at `index` of a prepared batch with the colours of its classes over it, and their names."""
+        colours = from_config(self.config.data).normalization
+        image, mask = np.asarray(batch["image"][index]), np.asarray(batch["mask"][index])
+        pixels = 255 * np.clip(image * colours.std + colours.mean, 0, 1)
+        known = mask != IGNORED
+        over = colours_of(self.source)[np.where(known, mask, 0)]
+        pixels[known] = (pixels[known] + over[known]) / 2
+        names = [self.source.class_names[label] for label in np.unique(mask[known])]
+        return np.round(pixels).astype(np.uint8), names
