@@ -26,6 +26,18 @@ def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], tree)
 
 
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a tree of dicts with these leaves by path name."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = leaf
+    return tree
+
+
 def selected(pattern: str) -> Callable[[Any], Any]:
     """Returns a mask, as optax expects it: a function from a tree to a tree of booleans.
 

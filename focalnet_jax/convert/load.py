@@ -23,6 +23,7 @@ from focalnet_jax.convert.weights import Weights, check_which, checkpoint_info, 
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
+from focalnet_jax.parameters import named_leaves, nested
 
 
 def load_model(
@@ -136,6 +137,39 @@ def load_into(
     _warn_non_finite(path, weights.params)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return Loaded(params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})", weights.info)
+
+
+def load_backbone(
+    path: str, config: FocalNetConfig, like: Any, prefix: str, *, seed: int = 0, which: str | None = None
+) -> Loaded:
+    """Returns the patch embedding and the stages of the weights at `path`, as part of a larger model's parameters.
+
+    The final norm and the classifier of the weights are left out; the caller initialises all other parameters. Focal
+    windows and levels may grow, see `adapt`.
+
+    Args:
+      path: path of the weights of a FocalNet, see `load_model`.
+      config: config of the backbone.
+      like: parameters of the larger model, as arrays or shapes. The result has the same shardings.
+      prefix: prefix of the backbone's parameters in `like`, such as "backbone/".
+      seed: seed of initialised parameters.
+      which: selection among several weights in the file, see `read_weights`.
+
+    Raises:
+      UserError: `path` has no readable weights, or the weights do not fit the backbone.
+    """
+    assumed = {key: getattr(config, key) for key in NOT_FROM_SHAPES}
+    weights = read_weights(path, assumed=assumed, which=which, head="drop")
+    notes = weights.notes
+    weights = adapt(weights, dataclasses.replace(config, num_classes=0), head="drop", seed=seed)
+    _warn_non_finite(path, weights.params)
+    notes = [*notes, *(note for note in weights.notes if note not in notes and note != "no classifier")]
+    wanted = named_leaves(like)
+    values = {prefix + name: value for name, value in named_leaves(weights.params).items()}
+    placed = {name: jax.device_put(values[name], wanted[name].sharding) for name in values if name in wanted}
+    texts = (weights.format, weights.dtype, *notes, "only the backbone")
+    info = dataclasses.replace(weights.info, classes=(), words=None)
+    return Loaded(nested(placed), f"{path} ({'; '.join(texts)})", info)
 
 
 def _warn_non_finite(path: str, params: Any) -> None:

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import read_metadata
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.config import model_config, replaced
-from focalnet_jax.convert.load import Loaded, load_into
+from focalnet_jax.convert.files import is_checkpoint
+from focalnet_jax.convert.load import Loaded, load_backbone, load_into
 from focalnet_jax.distributed.startup import check_same
 from focalnet_jax.hub.download import fingerprint
+from focalnet_jax.parameters import named_leaves, with_leaves
+from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.tasks.task import Task
 from focalnet_jax.training.plan import Plan
 from focalnet_jax.training.resolve import with_open_warmup
@@ -58,16 +61,18 @@ def start_task(
         return task.start_fresh(), None, 0
     if (weights := fingerprint(config.init_from)) is not None:
         check_same({"init_from": weights})  # each host downloads the weights separately
-    initial = load_into(
-        config.init_from,
-        model_config(config),
-        like.params,
-        statistics=like.statistics,
-        head=config.init_head,
-        seed=config.seed,
-        which=config.init_weights,
-    )
+    path, chosen = config.init_from, dict(seed=config.seed, which=config.init_weights)
+    if task.backbone and not _is_of_task(path, config.task):
+        initial = load_backbone(path, model_config(config), like.params, task.backbone, **chosen)
+    else:
+        head, statistics = config.init_head, like.statistics
+        initial = load_into(path, model_config(config), like.params, statistics=statistics, head=head, **chosen)
     return task.start_from(initial, config.init_from), initial, 0
+
+
+def _is_of_task(path: str, name: str) -> bool:
+    """Returns whether a run of the task `name` wrote the weights at `path`."""
+    return is_checkpoint(path) and task_of(read_metadata(find_checkpoint(path)).get("config")) == name
 
 
 def first_state(
@@ -84,8 +89,10 @@ def first_state(
     state = init_state(spec, init)
     if initial is None:
         return state, "fresh weights"
-    params = state.params | initial.params
-    statistics = state.statistics | initial.statistics
+    params, statistics = (
+        with_leaves(fresh, named_leaves(fresh) | named_leaves(given))
+        for fresh, given in ((state.params, initial.params), (state.statistics, initial.statistics))
+    )
     started = replace(state, params=params, statistics=statistics)
     if state.ema is not None:
         ema, ema_statistics = jax.tree.map(jnp.copy, (params, statistics))
