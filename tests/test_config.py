@@ -138,6 +138,8 @@ def test_a_key_that_a_stored_config_lacks_means_its_default():
     assert differences(config, older) == []
     other = load_config("configs/quickstart.py", ["--config.ema_decay=0.5"])
     assert differences(other, older) == ["ema_decay was 0.0 and is now 0.5"]
+    with pytest.raises(UserError, match=r"^the stored config of the run is damaged: health is 3; expected an object"):
+        differences(config, older | {"health": 3})
 
 
 def test_computation_is_on_the_platform_tests_are_for():

@@ -215,9 +215,10 @@ class FocalNet(Backbone):
 def _checked_outputs(outputs: Sequence[int] | None, stages: int) -> tuple[int, ...]:
     if outputs is None:
         return tuple(range(stages))
-    if not outputs or list(outputs) != sorted({*outputs} & {*range(stages)}):
+    valid = outputs and all(isinstance(stage, int | np.integer) for stage in outputs)
+    if not valid or list(outputs) != sorted({*outputs} & {*range(stages)}):
         raise UserError(f"outputs is {outputs!r}; expected ascending stages, each from 0 to {stages - 1}")
-    return tuple(outputs)
+    return tuple(map(int, outputs))
 
 
 def create_model(

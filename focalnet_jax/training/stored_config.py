@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.config import auto_keys, default_config, flatten, is_auto, replaced, to_json
+from focalnet_jax.errors import UserError
 from focalnet_jax.settings import settings_of
 
 # Keys that may differ when a run is resumed: they change logging or hardware, not the computed values.
@@ -46,11 +47,20 @@ def with_defaults(stored: dict[str, Any], task: str) -> dict[str, Any]:
     """Returns the config of a run, read from JSON, with the default value of each key of `task` that it lacks.
 
     A key may be missing because the config was stored before the key existed.
+
+    Raises:
+      UserError: a section of the stored config is not a section.
     """
     return _filled(json.loads(to_json(default_config(task))), stored)
 
 
 def _filled(defaults: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    for key, value in stored.items():
+        if isinstance(defaults.get(key), dict) and not isinstance(value, dict):
+            raise UserError(
+                f"the stored config of the run is damaged: {key} is {value!r}; expected an object with keys such as "
+                f"{next(iter(defaults[key]), 'NAME')}: restore config.json, or start a run in another workdir"
+            )
     nested = {
         key: _filled(defaults[key], value)
         for key, value in stored.items()

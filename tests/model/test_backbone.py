@@ -206,6 +206,7 @@ def test_a_padding_backbone_takes_the_smallest_image():
         ({}, {"outputs": (0, 2)}, "expected ascending stages, each from 0 to 1"),
         ({}, {"outputs": (1, 0)}, "expected ascending stages"),
         ({}, {"outputs": (0, 0)}, "expected ascending stages"),
+        ({}, {"outputs": (0, 1.0)}, "expected ascending stages"),
         ({}, {"stem_padding": 3}, "stem_padding is 3 with use_conv_embed=False"),
         (OVERLAPPED, {"stem_padding": 1}, "expected 2, or 3 with use_conv_embed=True"),
     ],
