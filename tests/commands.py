@@ -18,6 +18,7 @@ SMALL = [
     "--config.data.eval_resize=16",
     "--config.total_steps=60",
     "--config.log_every_steps=1",
+    "--config.grace_seconds=120",  # on a busy machine a save can take longer than the default
 ]
 
 

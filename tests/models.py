@@ -9,7 +9,7 @@ import focalnet_jax
 from focalnet_jax.parameters import path_name
 
 
-def create_model(name, *, rngs=0, **options):
+def drawn_model(name, *, rngs=0, **options):
     """Returns the model of `focalnet_jax.create_model`, with other random parameters. `rngs` is a seed."""
     return with_drawn_parameters(lambda: focalnet_jax.create_model(name, **options), rngs)
 

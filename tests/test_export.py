@@ -13,7 +13,7 @@ import focalnet_jax
 from focalnet_jax import export as exporting
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.export import TOLERANCES, compare, export, main
-from tests.models import create_model
+from tests.models import drawn_model
 
 ALONE = """
 import sys, numpy, jax.export
@@ -25,7 +25,7 @@ assert not [name for name in sys.modules if name.startswith(("focalnet_jax", "fl
 
 
 def test_the_file_runs_without_the_package_for_any_batch_and_gives_the_models_logits(tmp_path):
-    model = create_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
+    model = drawn_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
     (tmp_path / "model.stablehlo").write_bytes(export(model, 32))
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
@@ -100,7 +100,7 @@ def test_an_export_for_other_platforms_is_written_and_reported_as_not_compared(f
 
 
 def test_a_model_whose_logits_are_not_finite_is_not_written(tmp_path):
-    model = create_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
+    model = drawn_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
     model.head.bias[...] = np.inf
     with pytest.raises(
         RunFailedError, match="x is not written: the model's logits of random images are NaN or infinite"

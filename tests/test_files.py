@@ -17,6 +17,7 @@ def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_pat
         (there, False, "already exists; choose another --out or give --overwrite"),
         (tmp_path, True, "is a folder; expected the path of a file"),
         (there / "x.npz", True, "there is no folder"),
+        (Path("gs://bucket/report.html"), None, "^gs://bucket/report.html: this file is written to a local path"),
     ):
         with pytest.raises(UserError, match=message):
             check_result(path, overwrite=overwrite)

@@ -18,7 +18,7 @@ from focalnet_jax.visualize import __main__ as visualize
 from focalnet_jax.visualize.maps import receptive_field
 from tests.convert.golden_files import GOLDEN, OPTIONS
 from tests.convert.random_weights import weights_of
-from tests.models import create_model
+from tests.models import drawn_model
 
 UNSTATED = GOLDEN / "timm_lrf.safetensors"  # does not contain normalize_modulator
 
@@ -74,7 +74,7 @@ def in_threads(call, times=48):
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=5)
+    model = drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=5)
     return Classifier(model, tuple("abcde"), 32, None)
 
 

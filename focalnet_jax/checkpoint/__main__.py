@@ -25,9 +25,9 @@ from focalnet_jax.errors import EXIT_FAILED, RunFailedError, UserError
 from focalnet_jax.hub.address import refuse_runs
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
-from focalnet_jax.storage.address import AnyPath, absolute, is_bucket, resolved, to_path
+from focalnet_jax.storage.address import AnyPath, absolute, resolved, to_path
 from focalnet_jax.storage.failures import StorageError
-from focalnet_jax.storage.files import answering, changed_at, exists, has_bucket, is_file, is_folder
+from focalnet_jax.storage.files import answering, changed_at, check_bucket, exists, is_file, is_folder
 
 _DELETED = "deleted meanwhile"
 
@@ -67,8 +67,7 @@ def _folder(given: AnyPath) -> AnyPath:
     for folder in (given / FOLDER, given):
         if list_steps(folder):
             return resolved(folder)
-    if is_bucket(given) and not has_bucket(given):
-        raise UserError(f"{given}: there is no such bucket; check its name")
+    check_bucket(given)
     raise UserError(f"{given} has no checkpoints; expected a workdir or its folder {FOLDER}")
 
 

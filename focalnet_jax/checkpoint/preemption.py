@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -67,9 +68,11 @@ class StopRequest:
 
     def _read_signals(self) -> None:
         since = 0.0
+        poll = select.poll()  # `select.select` takes only the first 1024 file descriptors of a process
+        poll.register(self._read, select.POLLIN)
         while True:
-            wait = None if self.received is None else max(0.0, self._grace - (time.monotonic() - since))
-            ready, _, _ = select.select([self._read], [], [], wait)
+            left = None if self.received is None else max(0.0, self._grace - (time.monotonic() - since))
+            ready = poll.poll(None if left is None else math.ceil(1000 * left))
             if not ready and (step := self.saved()) is not None:
                 _print(f"stopped by {self.received.name}, step {step} is saved; the same command resumes the run")
                 os._exit(EXIT_PREEMPTED)

@@ -32,6 +32,10 @@ def refuse_address(path: str) -> None:
         shown = f"{match['scheme']}://{match['rest'][:200]}"
         if match["scheme"].lower() == "file":
             raise UserError(f"{shown} is a URL; give the file as a path, /{match['rest'][:200]}")
+        if match["scheme"].lower() == "s3":
+            raise UserError(f"{shown}: S3 is not supported; mount the bucket, or download the file and give its path")
+        if match["scheme"].lower() == "gcs":
+            raise UserError(f"{shown}: expected a path or gs://BUCKET/NAME. Did you mean gs://{match['rest'][:200]}?")
         raise UserError(f"{shown} is a URL; expected a path: download the file and give its path")
     if _OF_TIMM.fullmatch(path) and path.partition(".")[0] in list_models():
         raise UserError(f"{path} is the name of weights on the hub, not a file: give hf://timm/{path}")

@@ -10,6 +10,7 @@ from focalnet_jax.data.card import CARD, DESCRIPTION, read_card
 from focalnet_jax.errors import UserError
 from focalnet_jax.storage.address import is_bucket, refuse_mistyped, to_path
 from focalnet_jax.storage.cached import CachedFolder, cached_folder, copy_of, in_words_of
+from focalnet_jax.storage.files import check_bucket
 
 _KEY = "data.cache"
 _DESCRIBED = re.compile(rf"((?:[^/]+/){{0,2}}){re.escape(DESCRIPTION)}")
@@ -30,7 +31,8 @@ def staged_data_set(address: str, cache: str) -> CachedFolder:
     given = to_path(address, "data.path")
     names = cached_folder(given, cache, _KEY).list()
     if not names:
-        raise UserError(f"there is nothing at data.path={given}; expected a prepared data set: check bucket and path")
+        check_bucket(given, "data.path")
+        raise UserError(f"there is nothing at data.path={given}; expected a prepared data set: check the path")
     found = [match[1].rstrip("/") for match in map(_DESCRIBED.fullmatch, names) if match]
     found = [""] if "" in found else [name for name in found if "/" in name] or found
     if len(found) != 1:
@@ -93,7 +95,8 @@ def local_folder(
     copy = cached_folder(address, cache, _KEY)
     names = copy.list(recursive=False)
     if not names:
-        raise UserError(f"there is nothing at data.path={address}; expected {expected}: check bucket and path")
+        check_bucket(address, "data.path")
+        raise UserError(f"there is nothing at data.path={address}; expected {expected}: check the path")
     folders = [name.rstrip("/") for name in names if name.endswith("/")]
     chosen = within(folders) if callable(within) else within
     if chosen == "." or chosen in folders:
@@ -125,9 +128,10 @@ def local_shards(path: str | None, cache: str, files: str) -> Iterator[str | Non
     address = to_path(path, "data.path")
     copy, local = copy_of(address, cache, _KEY)
     if local is None:
+        check_bucket(address, "data.path")
         raise UserError(
             f"there is nothing at data.path={address}; expected {files}: one file or a folder, not a pattern; check "
-            "bucket and path"
+            "the path"
         )
     with in_words_of(copy):
         yield str(local)

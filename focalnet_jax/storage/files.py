@@ -67,15 +67,26 @@ def is_folder(path: AnyPath) -> bool:
     return path.is_dir() if not is_bucket(path) else (_entry(path) or {}).get("type") == "directory"
 
 
-def has_bucket(path: AnyPath) -> bool:
-    """Returns whether the bucket of an address exists; raises `StorageError` if it cannot be listed."""
+def check_bucket(path: AnyPath, key: str = "") -> None:
+    """Checks that the bucket of an address exists; a local path is not checked.
+
+    Args:
+      path: the address.
+      key: config key that has the address, for the message.
+
+    Raises:
+      UserError: the bucket does not exist.
+      StorageError: the bucket cannot be listed.
+    """
+    if not is_bucket(path):
+        return
     bucket = str(path).removeprefix("gs://").partition("/")[0]
     with requests(path):
         try:
             _file_system().call("GET", "b/{}/o", bucket, maxResults=1)
-        except FileNotFoundError:
-            return False
-    return True
+        except FileNotFoundError as error:
+            given = f"{key}={path}" if key else path
+            raise UserError(f"{given}: there is no such bucket; check its name") from error
 
 
 def folders_in(folder: AnyPath) -> list[AnyPath]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.storage.address import AnyPath, to_path
-from focalnet_jax.storage.files import answering, is_file, requests, sizes
+from focalnet_jax.storage.files import answering, check_bucket, is_file, requests, sizes
 
 _BLOCK = 1 << 24  # bytes read at a time
 
@@ -36,6 +36,7 @@ def _copied(address: str) -> Path:
             return folder / path.name
         names = sizes(path)
         if not names:
+            check_bucket(path)
             raise UserError(f"there is nothing at {path}; expected a run, a checkpoint or weights")
         for name in names:
             _copy(path / name, folder / path.name / name)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from focalnet_jax.errors import UserError
+
+_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -57,8 +60,13 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
       overwrite: whether an existing file may be overwritten; None if the command has no flag for it.
 
     Raises:
-      UserError: the file exists or cannot be written.
+      UserError: the file exists or cannot be written, or `path` is an address.
     """
+    if match := _ADDRESS.match(str(path)):  # `Path` collapses the two slashes of an address into one
+        raise UserError(
+            f"{match['scheme']}://{str(path)[match.end() :]}: this file is written to a local path; write it there, "
+            "and copy it afterwards"
+        )
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the path of a file to write")
     if path.exists() and not overwrite:

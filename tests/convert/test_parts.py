@@ -177,7 +177,8 @@ ADDRESSES = {
     "https://example.com/a/focalnet_tiny_srf.pth?download=true": "download the file and give its path",
     "timm/focalnet_tiny_srf.ms_in1k": "give hf://timm/focalnet_tiny_srf.ms_in1k",
     "focalnet_tiny_srf.ms_in1k": "give hf://timm/focalnet_tiny_srf.ms_in1k",
-    "s3://bucket/model.pth": "download the file and give its path",
+    "s3://bucket/model.pth": "S3 is not supported; mount the bucket, or download the file and give its path",
+    "gcs://bucket/model.pth": "Did you mean gs://bucket/model.pth?",
     "file:///tmp/x.pth": "give the file as a path, /tmp/x.pth",
 }
 

@@ -15,12 +15,12 @@ from focalnet_jax.demo.panels import Explanation, block_panels, explain, predict
 from focalnet_jax.inference import Classifier
 from focalnet_jax.tasks.task import Activation
 from focalnet_jax.visualize.maps import StageMaps
-from tests.models import create_model
+from tests.models import drawn_model
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = create_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 2), num_classes=4)
+    model = drawn_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 2), num_classes=4)
     return Classifier(model, ("a, first", "b", "c", "d"), Preprocessing().at((32, 32)))
 
 

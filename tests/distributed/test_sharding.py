@@ -22,7 +22,7 @@ from focalnet_jax.parameters import named_leaves
 from focalnet_jax.training.state import abstract_state
 from focalnet_jax.training.step import make_train_step
 from tests.distributed.meshes import spec_on, trained
-from tests.models import create_model
+from tests.models import drawn_model
 from tests.specs import train_batches_of
 
 MESHES = {"fsdp": (1, 8, 1), "all": (2, 2, 2)}  # for data alone, see tests/training/test_step.py
@@ -107,7 +107,7 @@ def test_every_variant_splits_evenly_and_nearly_whole(name):
 def test_only_the_exchanges_the_rules_mean_are_in_an_mlps_program(trained):
     """fc1 is sharded by columns, fc2 by rows: one all-reduce in the forward pass, and no gathering of weights."""
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 8})
-    model = create_model(
+    model = drawn_model(
         "focalnet_tiny_srf", embed_dim=32, depths=(1,), num_classes=8, aggregation="auto" if trained else "xla"
     )
     graph, params = nnx.split(model)

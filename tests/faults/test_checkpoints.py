@@ -57,7 +57,7 @@ def test_a_killed_save_leaves_the_newest_complete_step(tmp_path):
         ready = process.stdout.readline()
         time.sleep(rng.uniform(0, 0.6))
         process.kill()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=150)
         assert ready == f"ready {reached}\n", errors
         torn += newest_step(tmp_path / "checkpoints") is None or bool(unfinished(tmp_path / "checkpoints"))
         found = find_newest(tmp_path / "checkpoints")

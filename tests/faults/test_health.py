@@ -150,7 +150,7 @@ def test_a_stopped_run_does_not_save_parameters_that_are_nan_or_infinite(tmp_pat
     first_line(process, "first step")
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=150)
     assert process.returncode == 1
     assert "is nan" in stderr
     assert not [entry for entry in (tmp_path / "checkpoints").iterdir() if entry.name.isdigit()]

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from focalnet_jax.ops import native
-from tests.models import create_model
+from tests.models import drawn_model
 
 FLAGS = ("jax_debug_nans", "jax_debug_infs", "jax_enable_checks")
 
@@ -51,7 +51,7 @@ def kernels(monkeypatch):
 
 @pytest.mark.parametrize("implementation", ["auto", "shifted", "xla"])
 def test_a_call_and_its_gradients_raise_nothing(implementation, kernels):
-    model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=implementation)
+    model = drawn_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 2), num_classes=3, aggregation=implementation)
     graph, params = nnx.split(model)
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     leave_nan_in_memory(16 * 32, 16 * 64, 32 * 128, 48 * 32)
@@ -75,6 +75,6 @@ def test_a_call_and_its_gradients_raise_nothing(implementation, kernels):
 
 
 def test_nan_in_the_input_is_still_found():
-    model = create_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 1), num_classes=3)
+    model = drawn_model("focalnet_tiny_srf", embed_dim=16, depths=(1, 1), num_classes=3)
     with pytest.raises(FloatingPointError):
         model(jnp.full((1, 32, 32, 3), np.nan))

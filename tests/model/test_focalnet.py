@@ -12,7 +12,7 @@ from focalnet_jax.model.variants import ABLATIONS
 from focalnet_jax.ops.dropout import drop_path, example_keys
 from focalnet_jax.parameters import named_leaves
 from tests.model import reference
-from tests.models import create_model
+from tests.models import drawn_model
 
 SMALL = dict(embed_dim=8, depths=(2, 3), num_classes=7)
 # Without fusions, so that every operation rounds separately.
@@ -29,7 +29,7 @@ FLAGS = {
 
 def small_model(name="focalnet_tiny_lrf", seed=0, **options):
     """Returns a small model with random parameters, so that leaving one out changes the result."""
-    model = create_model(name, **(SMALL | options))
+    model = drawn_model(name, **(SMALL | options))
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
     rng = np.random.default_rng(seed)

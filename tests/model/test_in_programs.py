@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from focalnet_jax import load_model
-from tests.models import create_model
+from tests.models import drawn_model
 
 SMALL = dict(embed_dim=8, depths=(2,), focal_levels=1, num_classes=3)
 GOLDEN = Path(__file__).parents[1] / "convert" / "golden" / "timm_lrf.safetensors"
@@ -23,7 +23,7 @@ def parts(implementation="auto", **options):
     """A model whose blocks run in a loop; of "auto", which never loops over them, a model of one block."""
     depths = (1,) if implementation == "auto" else SMALL["depths"]
     options = SMALL | {"depths": depths} | options
-    return nnx.split(create_model("focalnet_tiny_srf", aggregation=implementation, **options))
+    return nnx.split(drawn_model("focalnet_tiny_srf", aggregation=implementation, **options))
 
 
 def cross_entropy(logits, labels):
@@ -90,7 +90,7 @@ def test_forward_mode_is_refused_by_jax_and_changes_nothing(implementation):
     ids=["xla", "shifted", "remat"],
 )
 def test_forward_mode_over_gradients_gives_products_with_the_hessian(options):
-    model = create_model("focalnet_tiny_srf", pointwise="xla", **(SMALL | options))
+    model = drawn_model("focalnet_tiny_srf", pointwise="xla", **(SMALL | options))
     gradient = jax.grad(lambda images: (model(images) ** 2).sum())
     along = jnp.cos(IMAGES)
     forward = jax.jit(lambda images: jax.jvp(gradient, (images,), (along,))[1])
@@ -152,7 +152,7 @@ def test_checkpoint_around_a_model_changes_no_gradient(implementation):
 
 
 def made():
-    return create_model("focalnet_tiny_srf", **SMALL)
+    return drawn_model("focalnet_tiny_srf", **SMALL)
 
 
 def loaded():

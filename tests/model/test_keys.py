@@ -6,12 +6,12 @@ import pytest
 from flax import nnx
 
 from focalnet_jax.errors import UserError
-from tests.models import create_model
+from tests.models import drawn_model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3, drop_rate=0.3)
+    return drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3, drop_rate=0.3)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from jax.sharding import PartitionSpec as P
 from focalnet_jax.model import FocalNet, variant_config
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.ops import native
-from tests.models import create_model
+from tests.models import drawn_model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return create_model("focalnet_tiny_srf", embed_dim=8, depths=(2, 1), num_classes=2)
+    return drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(2, 1), num_classes=2)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from focalnet_jax.ops import native
 from focalnet_jax.ops.aggregation import aggregate_context
 from focalnet_jax.ops.implementations import describe_implementations
 from tests import commands
-from tests.models import create_model
+from tests.models import drawn_model
 from tests.ops.aggregating import assert_same_on_a_mesh, error, inputs, levels_by_convolutions, with_gradients, with_sum
 
 
@@ -116,7 +116,7 @@ def test_the_implementation_that_computes_is_described():
     auto = {"aggregation": None, "pointwise": "auto"}
     assert describe_implementations(auto, "float32", "cpu") == "aggregation native, pointwise xla"
     assert describe_implementations(auto, "bfloat16", "cpu") == "aggregation shifted, pointwise xla"
-    stages = create_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 1), dtype="bfloat16").stages
+    stages = drawn_model("focalnet_tiny_lrf", embed_dim=8, depths=(1, 1), dtype="bfloat16").stages
     assert {stage.compute.aggregation for stage in stages} == {"shifted"}
     assert describe_implementations(auto | {"aggregation": "xla"}, "float32", "cpu") == "aggregation xla, pointwise xla"
 
@@ -199,7 +199,7 @@ def test_numbers_of_several_kinds_and_half_precision_are_left_to_others():
     mixed = aggregate("native")(context, gates.astype(jnp.bfloat16), *rest)
     np.testing.assert_allclose(mixed, aggregate("native")(context, gates, *rest), rtol=0.02, atol=0.02)  # of bfloat16
     with pytest.raises(UserError, match="native computes only in float32, but the model computes in bfloat16: set"):
-        create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), aggregation="native", dtype="bfloat16")
+        drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), aggregation="native", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("name", ["native", "shifted", "xla"])

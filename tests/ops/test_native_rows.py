@@ -13,7 +13,7 @@ from focalnet_jax.ops.activation import activated_product
 from focalnet_jax.ops.compute import EXACT, Compute
 from focalnet_jax.ops.embedding import strided_conv
 from focalnet_jax.ops.normalization import layer_norm
-from tests.models import create_model
+from tests.models import drawn_model
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error
 
 NATIVE = Compute(EXACT.dtype, EXACT.matmul, "native")
@@ -135,7 +135,7 @@ def test_a_models_gradients_are_those_of_xla(dtype):
     (images,) = normals((2, 16, 16, 3))
 
     def run(implementation):
-        model = create_model(
+        model = drawn_model(
             "focalnet_tiny_lrf", embed_dim=16, depths=(1, 1), num_classes=3, aggregation=implementation, dtype=dtype
         )
         graph, params = nnx.split(model)
@@ -150,7 +150,7 @@ def test_a_models_gradients_are_those_of_xla(dtype):
 def test_what_a_mesh_cannot_split_evenly_is_computed_all_the_same(batch, levels):
     """For example L + 1 gates on two devices for channels, or images on four devices."""
     options = {"embed_dim": 8, "depths": (1, 1), "num_classes": 3, "focal_levels": (levels, levels)}
-    graph, params = nnx.split(create_model("focalnet_tiny_lrf", **options, focal_windows=(3, 3)))
+    graph, params = nnx.split(drawn_model("focalnet_tiny_lrf", **options, focal_windows=(3, 3)))
     (images,) = normals((batch, 16, 16, 3))
     gradients = jax.grad(lambda params, images: (nnx.merge(graph, params)(images) ** 2).sum())
     assert_on_a_mesh_as_alone(lambda *given: jax.jit(gradients)(*given), params, images)
@@ -158,7 +158,7 @@ def test_what_a_mesh_cannot_split_evenly_is_computed_all_the_same(batch, levels)
 
 def test_parameters_of_another_dtype_are_computed_with_in_float32():
     (x,) = normals((2, 8, 8, 3))
-    graph, params = nnx.split(create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3))
+    graph, params = nnx.split(drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 1), num_classes=3))
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
 
     def run(params):

@@ -12,7 +12,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.ops import native
 from focalnet_jax.ops.product import kernel_gradient, multiply, product
 from tests.commands import run
-from tests.models import create_model
+from tests.models import drawn_model
 from tests.ops.aggregating import assert_on_a_mesh_as_alone, error, with_gradients
 
 
@@ -96,7 +96,7 @@ def test_other_shapes_are_refused():
 
 
 def test_a_model_accepts_a_batch_of_zero_images():
-    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), num_classes=3)
+    model = drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), num_classes=3)
     assert model(jnp.ones((0, 8, 8, 3))).shape == (0, 3)
 
 

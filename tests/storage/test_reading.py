@@ -198,7 +198,7 @@ def test_a_missing_bucket_is_one_line(bucket):
     assert "gs://no-such-bucket/run: there is no such bucket; check its name" in line
     status, line = ended(focalnet_jax.load_model, "gs://no-such-bucket/run")
     assert status == 2
-    assert "there is nothing at gs://no-such-bucket/run" in line
+    assert "gs://no-such-bucket/run: there is no such bucket; check its name" in line
 
 
 MARKERS = ("run/", "run/checkpoints/", "run/checkpoints/60/", "run/checkpoints/60/params/", "run/tensorboard/")

@@ -22,7 +22,7 @@ from focalnet_jax.training.optimizer import (
     make_optimizer,
 )
 from focalnet_jax.training.plan import make_plan
-from tests.models import create_model
+from tests.models import drawn_model
 
 
 def timm_cosine(t, *, peak, minimum, warmup_start, warmup_steps, total_steps):
@@ -115,7 +115,7 @@ SMALL = dict(embed_dim=8, depths=(2, 3), focal_levels=(1, 1), focal_windows=(3, 
 
 @pytest.fixture(scope="module")
 def params():
-    model = create_model("focalnet_tiny_srf", num_classes=5, **SMALL)
+    model = drawn_model("focalnet_tiny_srf", num_classes=5, **SMALL)
     return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 

@@ -16,14 +16,14 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.inference import Classifier
 from focalnet_jax.visualize.drawing import DrawOptions, draw, fit
 from focalnet_jax.visualize.figures import Activation, BlockMaps, as_png, picture_figure
-from tests.models import create_model
+from tests.models import drawn_model
 
 CHOSEN = DrawOptions(stages=(1,), block=0, topk=4)
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 2), num_classes=4)
+    model = drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1, 2), num_classes=4)
     return Classifier(model, ("maillot", "maillot, tank suit", "c", "d"), Preprocessing().at((32, 32)))
 
 

@@ -10,7 +10,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.ops.product import without_bias
 from focalnet_jax.visualize.figures import BlockMaps, coloured, enlarged
 from focalnet_jax.visualize.sheets import map_sheets, scale
-from tests.models import create_model
+from tests.models import drawn_model
 
 SMALL = {"embed_dim": 8, "depths": (1, 2), "num_classes": 5}
 
@@ -30,7 +30,7 @@ def images():
     ids=["scanned", "unrolled", "postln"],
 )
 def test_modulators_and_gates_are_those_a_pass_through_the_blocks_computes(images, options):
-    model = create_model("focalnet_tiny_lrf", **SMALL, **options)
+    model = drawn_model("focalnet_tiny_lrf", **SMALL, **options)
     for stage in model.stages:  # so that no level is nearly zero
         gates = stage.blocks.modulation.gates
         gates.bias[...] = jax.random.normal(jax.random.key(1), gates.bias.shape)
@@ -51,7 +51,7 @@ def test_modulators_and_gates_are_those_a_pass_through_the_blocks_computes(image
 
 
 def test_a_models_output_is_the_same_while_it_is_looked_at(images):
-    model = create_model("focalnet_tiny_srf", **SMALL)
+    model = drawn_model("focalnet_tiny_srf", **SMALL)
     seen, outputs = model.look(images, lambda block, x: x)
     for looked, plain in zip(outputs, model.features(images), strict=True):
         np.testing.assert_array_equal(looked, plain)
@@ -59,7 +59,7 @@ def test_a_models_output_is_the_same_while_it_is_looked_at(images):
 
 
 def test_class_activations_add_up_to_the_logits(images):
-    model = create_model("focalnet_tiny_srf", **SMALL)
+    model = drawn_model("focalnet_tiny_srf", **SMALL)
     model.head.bias[...] = jnp.arange(5.0)
     classes = np.array([[4, 0, 2], [1, 1, 3]])
     maps, logits = visualize.class_activation(model, images, classes)
@@ -70,14 +70,14 @@ def test_class_activations_add_up_to_the_logits(images):
 
 
 def test_a_model_without_a_classifier_has_no_class_activation(images):
-    model = create_model("focalnet_tiny_srf", **SMALL | {"num_classes": 0})
+    model = drawn_model("focalnet_tiny_srf", **SMALL | {"num_classes": 0})
     with pytest.raises(UserError, match="has no classifier"):
         visualize.class_activation(model, images, np.zeros((2, 1), int))
 
 
 def test_the_receptive_field_ends_where_the_kernels_do():
     # Without the gate of the global level, which depends on the whole image.
-    model = create_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), focal_levels=1, focal_windows=3)
+    model = drawn_model("focalnet_tiny_srf", embed_dim=8, depths=(1,), focal_levels=1, focal_windows=3)
     block = model.stages[0].blocks
     block.modulation.gates.kernel[...] = block.modulation.gates.kernel[...].at[..., -1].set(0)
     images = np.random.default_rng(0).normal(size=(1, 36, 36, 3)).astype(np.float32)
@@ -88,7 +88,7 @@ def test_the_receptive_field_ends_where_the_kernels_do():
 
 
 def test_kernels_are_means_over_channels():
-    model = create_model("focalnet_tiny_lrf", **SMALL)
+    model = drawn_model("focalnet_tiny_lrf", **SMALL)
     kernels = visualize.focal_kernels(model)
     assert [[each.shape for each in stage] for stage in kernels] == [
         [(1, 3, 3), (1, 5, 5), (1, 7, 7)],
@@ -119,7 +119,7 @@ def test_below_each_map_is_what_its_colours_mean():
 
 
 def test_classes_and_stages_that_are_not_there_are_refused(images):
-    model = create_model("focalnet_tiny_srf", **SMALL)
+    model = drawn_model("focalnet_tiny_srf", **SMALL)
     for classes, message in (
         ([[0, 5], [0, 1]], "expected 0 to 4"),
         ([[-1], [0]], "expected 0 to 4"),
@@ -142,7 +142,7 @@ def test_classes_and_stages_that_are_not_there_are_refused(images):
     ],
 )
 def test_only_what_a_model_has_is_shown_and_by_its_name(images, ablation, names):
-    maps = visualize.modulation_maps(create_model("focalnet_tiny_srf", **SMALL, **ablation), images)
+    maps = visualize.modulation_maps(drawn_model("focalnet_tiny_srf", **SMALL, **ablation), images)
     for stage in maps:
         assert stage.names == names
         assert stage.gates.shape[-1] == len(names) - 1
