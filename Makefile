@@ -9,7 +9,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 # Lets Python write .pyc files. Otherwise every process would compile the modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help quickstart check test faults parity fuzz parity-table browser docs lint format clean
+.PHONY: help quickstart check test test-long parity fuzz parity-table browser docs lint format clean
 
 quickstart: .venv/.runtime ## train on digits and evaluate, in minutes on a CPU
 	$(BIN)/python train.py --config configs/quickstart.py --workdir runs/quickstart
@@ -23,12 +23,13 @@ help: ## list these targets
 check: lint ## lint and the quick part of the tests, for every change
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5 $$(cat tests/check.txt)
 
-test: .venv/.dev ## run all tests except the notebooks (make parity) and the long ones (make faults)
+test: .venv/.dev ## run the tests except the notebooks (make parity) and the long ones (make test-long)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 --ignore=tests/test_notebooks.py
 
-# 200 saves with failing requests, an outage of three minutes, kills at every request of a save.
-faults: .venv/.dev ## run the long tests of faults, which mostly wait
-	$(BIN)/python -m pytest -n 4 --dist load -m long --durations=5 tests/storage
+# tests/long.txt lists these tests: more cases of what `make test` tests, and those that take minutes, such as 200 saves
+# with failing requests. Most of them wait, so this can run beside `make parity`.
+test-long: .venv/.dev ## run the long tests
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -m long --durations=5 --ignore=tests/test_notebooks.py
 
 parity: .venv-parity/.installed ## compare with PyTorch, timm, transformers and mmsegmentation, and execute the notebooks
 	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15

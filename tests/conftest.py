@@ -62,7 +62,21 @@ _LONG = (
 )
 
 
-def pytest_collection_modifyitems(items):
+# Tests that only `make test-long` runs: files, functions or single cases, one per line.
+_ONLY_LONG = [line for line in Path(__file__).with_name("long.txt").read_text().splitlines() if line]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark
+def pytest_collection_modifyitems(config, items):
+    found = set()
+    for item in items:
+        file, function = item.nodeid.partition("::")[0], item.nodeid.partition("[")[0]
+        names = {file, function, item.nodeid} & {*_ONLY_LONG}
+        found |= names
+        if names:
+            item.add_marker("long")
+    if config.args == config.getini("testpaths") and (gone := [name for name in _ONLY_LONG if name not in found]):
+        raise pytest.UsageError(f"tests/long.txt: there are no such tests: {', '.join(gone)}")
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 

@@ -15,6 +15,8 @@ from focalnet_jax.settings.evaluations import evaluation
 from scripts.pages.cards import PUBLISHED
 from scripts.pages.recipes import described
 
+pytestmark = pytest.mark.xdist_group("site")  # one process builds the site for all tests
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):

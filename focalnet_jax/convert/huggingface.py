@@ -13,7 +13,7 @@ from focalnet_jax.convert.info import WeightsInfo, with_preprocessor
 from focalnet_jax.convert.preprocessors import TRANSFORMERS_ROUNDING, to_transformers
 from focalnet_jax.data.class_lists import output_names
 from focalnet_jax.data.preprocessing import USUAL, is_side, sides
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.model import FocalNetConfig
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -196,7 +196,10 @@ def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
         raise UserError(f"{path}: id2label is {str(labels)[:60]!r}; expected an object with a string for every class")
     if labels.keys() != {str(index) for index in range(count)}:
-        raise UserError(f"{path}: id2label names {len(labels)} classes; the classifier has classes 0 to {count - 1}")
+        keys = abbreviated(sorted(labels, key=lambda key: (len(key), key))) or "none"
+        raise UserError(
+            f"{path}: the keys of id2label are {keys}; expected 0 to {count - 1}, one for each class of the classifier"
+        )
     names = tuple(labels[str(index)] for index in range(count))  # the file may list them in any order
     return None if names == tuple(f"LABEL_{index}" for index in range(count)) else names
 

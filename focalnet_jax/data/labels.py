@@ -196,7 +196,7 @@ def _find(
             missing.append(name)
     if missing:
         others = len(needed) - len(missing)
-        also = f" ({others} others match)" if others else ""
+        also = f" ({others} {'other matches' if others == 1 else 'others match'})" if others else ""
         if others and hint == HOW_TO_SAY:
             hint = f"Remove their examples from {data} to evaluate the other classes; if only the names differ, {hint}"
         raise UserError(

@@ -95,7 +95,7 @@ class Preprocessing:
         return round((large - small) / 2) if large >= small else -((small - large) // 2)
 
     def moved_by(self, rounding: str) -> str:
-        """Returns how many images would be cropped one pixel further along a side with the given rounding.
+        """Returns for which images the given rounding would move the crop by one pixel along a side.
 
         The result is "none", "some" (it depends on the size of the image) or "all".
         """

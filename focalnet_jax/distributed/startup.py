@@ -69,10 +69,12 @@ def connect(flags: argparse.Namespace) -> None:
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             )
     except (RuntimeError, ValueError) as error:
-        raise RunFailedError(
-            f"cannot connect to {where}: {' '.join(str(error).split())[:200]}; give --coordinator, --processes and "
-            "--process"
-        ) from error
+        advice = (
+            "check that all processes have the same --coordinator and --processes, and each its own --process"
+            if given
+            else "give --coordinator, --processes and --process"
+        )
+        raise RunFailedError(f"cannot connect to {where}: {' '.join(str(error).split())[:200]}; {advice}") from error
     finally:
         timer.cancel()
     if is_first():

@@ -53,7 +53,7 @@ class PatchEmbed(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Linear, exact GELU, Linear, with dropout after both."""
+    """Linear, exact GELU, dropout, Linear, dropout."""
 
     def __init__(self, dim: int, ratio: float, drop_rate: float, *, compute: Compute, rngs: nnx.Rngs):
         self.fc1 = linear(dim, int(dim * ratio), compute, rngs)

@@ -1,4 +1,4 @@
-"""The MLP's GELU, fused with the bias before it, and the matrix product after it, on CPUs."""
+"""GELU and the second matrix product of the MLP, on CPUs. The C++ kernel of GELU also adds the bias before it."""
 
 from __future__ import annotations
 

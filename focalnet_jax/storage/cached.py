@@ -278,7 +278,7 @@ class CachedFolder:
 
 @contextmanager
 def in_words_of(copy: CachedFolder) -> Iterator[None]:
-    """Context manager that replaces the local folder, and the folder that contains it, by addresses in errors."""
+    """Context manager whose errors name addresses in the bucket instead of the local folder and its parent."""
     try:
         yield
     except (UserError, RunFailedError) as error:

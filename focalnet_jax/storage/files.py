@@ -118,9 +118,9 @@ def sizes_of(folder: AnyPath, names: Iterable[str]) -> dict[str, int]:
 
 
 def objects(folder: AnyPath, *, recursive: bool = True) -> dict[str, StoredObject]:
-    """Returns the objects in a folder of a bucket, and below it if `recursive`, by relative name.
+    """Returns the objects below a folder of a bucket, by relative name.
 
-    Names of folders end with a slash. With `recursive`, only those are returned for which an empty object exists.
+    Without `recursive`, returns the objects directly in the folder and its subfolders, whose names end with a slash.
 
     Raises:
       StorageError: the bucket cannot be read.

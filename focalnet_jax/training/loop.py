@@ -1,4 +1,4 @@
-"""The training loop: steps, logging, evaluation and saving. A run that a signal stops loses no finished step."""
+"""The training loop: steps, logging, evaluation and saving. On a signal, the loop saves the last finished step."""
 
 from __future__ import annotations
 

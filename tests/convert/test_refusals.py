@@ -76,8 +76,11 @@ def test_files_that_do_not_fit_are_refused_in_one_line_and_nothing_is_written(tm
         ({"use_layerscale": True}, "use_layerscale is True"),
         ({"hidden_act": "relu"}, "supports only gelu"),
         ({"layer_norm_eps": 1e-12}, "layer_norm_eps=1e-12"),
-        ({"id2label": {"0": "cat"}}, "names 1 classes; the classifier has classes 0 to 4"),
-        ({"id2label": {str(index): str(index) for index in range(5, 10)}}, "names 5 classes"),
+        ({"id2label": {"0": "cat"}}, "the keys of id2label are 0; expected 0 to 4, one for each class"),
+        (
+            {"id2label": {str(index): str(index) for index in range(5, 10)}},
+            "the keys of id2label are 5, 6, 7, ...; expected 0 to 4",
+        ),
         ({"id2label": dict.fromkeys("01234")}, "expected an object with a string for every class"),
         ({"id2label": ["a", "b", "c", "d", "e"]}, "expected an object with a string for every class"),
         ({"image_size": "384"}, "image_size is '384'"),

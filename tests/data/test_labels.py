@@ -140,7 +140,7 @@ def test_names_of_one_run_are_compared_to_the_letter_first():
 def test_nothing_is_matched_by_position():
     refused(r"the names of the 2 outputs of w are unknown, .*\(cat, dog\).*data.classes=FILE", ["cat", "dog"], None, 2)
     refused("2 classes that w lacks: cat, dog", ["cat", "dog"], IN_1K)
-    refused(r"1 class that w lacks: cat \(1 others match\)", ["cat", "tench"], IN_1K)
+    refused(r"1 class that w lacks: cat \(1 other matches\)", ["cat", "tench"], IN_1K)
     refused(
         r"Remove their examples from split val to evaluate the other.*data.classes=FILE",
         ["cat", "tench"],

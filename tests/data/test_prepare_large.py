@@ -1,5 +1,7 @@
 """What keeps a preparation of thousands of large files possible: memory, and the number of indices that are opened."""
 
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,24 @@ def test_a_shard_opens_the_index_of_each_container_once(tmp_path, monkeypatch):
     # Once to plan the shards, and once per shard; images are in random order, so that each shard has 320 / shards.
     assert len(loaded) <= 80 * (1 + shards)
     assert len(loaded) < 80 + 320
+
+
+@pytest.fixture
+def few_open_files():
+    """Allows this process to have about 30 more open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("in_process", "few_open_files")
+def test_a_data_set_may_have_more_containers_than_a_process_may_have_open_files(tmp_path):
+    for number in range(40):
+        for split in ("train", "val"):
+            write_tar(tmp_path / "set" / split / f"n{number:08d}.tar", {f"n{number:08d}_0.JPEG": picture(number)})
+    card, _ = prepared(tmp_path / "out", "imagefolder", "--source", tmp_path / "set")
+    assert (card["splits"]["train"]["examples"], card["splits"]["val"]["examples"]) == (40, 40)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -64,7 +64,7 @@ ROWS = {
     43: ("a finished run is started again", "nothing is done, exit code 0"),
     44: ("a bucket that answers 429 or 5xx, or cuts connections", "requests are repeated; no save is lost"),
     45: (
-        "a bucket that does not answer, or slowly",
+        "a bucket that answers slowly or not at all",
         "the run trains on and saves when the bucket answers; after 10 minutes it ends and names the last good step",
     ),
     46: ("kill -9 during a save or a deletion in a bucket", "as in rows 1 and 2; the rest is removed"),
@@ -73,7 +73,10 @@ ROWS = {
         "two runs in one workdir in a bucket",
         "as in row 10; the lock of a run that no longer renews it is taken over",
     ),
-    49: ("several processes in a bucket whose requests fail; another number of them", "as in rows 44 and 19"),
+    49: (
+        "a run of several processes in a bucket whose requests fail, resumed with another number of processes",
+        "as in rows 44 and 19",
+    ),
     50: (
         "a bucket that may not be read, or expired credentials",
         "a one-line error before anything is compiled, exit code 2",

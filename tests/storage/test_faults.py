@@ -53,7 +53,6 @@ def test_saves_lose_nothing_while_every_tenth_request_fails(proxy):
     assert {request.fault for request in proxy.disturbed()} == set(MIXED)
 
 
-@pytest.mark.long
 @pytest.mark.fault(44)
 def test_200_saves_lose_nothing_while_every_tenth_request_fails(proxy):
     proxy.faults = failing(0.1)
@@ -105,7 +104,6 @@ def test_a_kill_during_a_save_or_a_deletion_leaves_complete_steps(proxy):
     assert_killed_anywhere_leaves_whole_steps(proxy, range(0, 64, 8))
 
 
-@pytest.mark.long
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("first", range(4))
 def test_a_kill_at_any_request_of_a_save_or_a_deletion_leaves_complete_steps(proxy, first):
@@ -139,7 +137,6 @@ def test_a_run_survives_an_outage(proxy, finished):
     assert_survives_outage(proxy, finished, 40)  # more than gcsfs repeats a request
 
 
-@pytest.mark.long
 @pytest.mark.fault(45)
 def test_a_run_survives_an_outage_of_three_minutes(proxy, finished):
     assert_survives_outage(proxy, finished, 185)

@@ -123,7 +123,7 @@ def find_imagenet1k(
     if listed is None and needed:
         if errors:
             raise errors[0]
-        raise UserError(f"{val[0].path} has no labels for its images: give --val-labels FILE, {FORMS}")
+        raise UserError(f"{val[0].path} has no labels for its images: give --val-labels FILE, where FILE is {FORMS}")
     notes += [f"label list not used: {error}" for error in errors]
     if listed:
         read = {f"not read: {path}" for path in (listed.path, *listed.path.parents)}

@@ -62,6 +62,19 @@ class Claim(NamedTuple):
     split: str = ""  # split of the image; "" for the split of the container
 
 
+class _Stored(NamedTuple):
+    """The members in a file written by NumPy."""
+
+    path: Path
+    dtype: np.dtype
+    count: int
+    offset: int  # first byte of the members
+
+    def mapped(self) -> np.ndarray:
+        """Returns the members `[N]`, mapped into memory."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, (self.count,))
+
+
 class Index:
     """The members and labels of a container.
 
@@ -73,11 +86,11 @@ class Index:
 
     def __init__(
         self,
-        members: np.ndarray,
+        members: np.ndarray | _Stored,
         skipped: Mapping[str, int] | None = None,
         claims: Mapping[Claim, int] | None = None,
     ):
-        self.members = members
+        self._members = members
         self.skipped = dict(skipped or {})
         self.claims = dict(claims or {})
 
@@ -109,8 +122,17 @@ class Index:
         ]
         return cls(np.array(rows, kind), skipped, claims)
 
+    @property
+    def members(self) -> np.ndarray:
+        """The members, `[N]`.
+
+        A loaded index is mapped into memory anew each time, because a mapping keeps a file open: data sets have tens
+        of thousands of containers, and a process can often have only 1024 open files.
+        """
+        return self._members.mapped() if isinstance(self._members, _Stored) else self._members
+
     def __len__(self) -> int:
-        return len(self.members)
+        return self._members.count if isinstance(self._members, _Stored) else len(self._members)
 
     def is_good(self, split: int) -> np.ndarray:
         """Returns whether each member is a usable image of the split `SPLITS[split]`, `[N]` bool."""
@@ -140,11 +162,12 @@ class Index:
     def load(cls, path: Path) -> Index:
         """Returns the index written by `save`.
 
-        It is memory-mapped, so that processes share it and read only the parts that they use.
+        Its members are memory-mapped, so that processes share them and read only the parts that they use.
         """
         skipped, claims = json.loads(path.with_suffix(".json").read_text())
-        members = np.load(path, mmap_mode="r")
-        return cls(members, skipped, {Claim(*claim): count for *claim, count in claims})
+        mapped = np.load(path, mmap_mode="r")
+        stored = _Stored(path, mapped.dtype, len(mapped), mapped.offset)
+        return cls(stored, skipped, {Claim(*claim): count for *claim, count in claims})
 
 
 def _hash(text: str) -> int:

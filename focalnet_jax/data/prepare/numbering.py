@@ -67,14 +67,15 @@ def check_first(sources: Sources, indices: Sequence[Index]) -> None:
     """
     present = set().union(*(np.unique(index.members["class_name"]).tolist() for index in indices))
     for container, index in zip(sources.containers, indices, strict=True):
-        files = index.members["file"]
+        members = index.members
+        files = members["file"]
         if not len(files) or files.dtype.itemsize < len(FIRST_IMAGE):
             continue
         for member in np.flatnonzero(np.char.find(files, FIRST_IMAGE.encode()) >= 0).tolist():
-            name = index.members["class_name"][member].decode()
+            name = members["class_name"][member].decode()
             is_first = PurePosixPath(files[member].decode(errors="replace")).stem == FIRST_IMAGE
             synset = synset_of(name)
-            if is_first and synset and synset != FIRST_SYNSET and index.members["why_not"][member] == GOOD:
+            if is_first and synset and synset != FIRST_SYNSET and members["why_not"][member] == GOOD:
                 wrong = f"{FIRST_IMAGE} in {container.title} has class {name}, but shows a sea snake, {FIRST_SYNSET}"
                 if len(present) >= NUM_1K:
                     raise UserError(f"{wrong}: the labels of val belong to other images; correct or remove them")

@@ -62,8 +62,9 @@ def focal_levels(
     """Returns `scale` times the gated sum `[B, H, W, C]` of the contexts of all levels, including the global level.
 
     Args:
-      context: context `[B, H, W, C]` float32; level 0 is the context plus the bias.
-      gates: gates `[B, H, W, L + 1]`.
+      context: `[B, H, W, C]` float32. The first level is GELU of the depthwise convolution of `context + bias`; each
+        further level is GELU of the depthwise convolution of the level before it.
+      gates: gates `[B, H, W, L + 1]`; the last one is for the global level.
       kernels: L depthwise kernels, `[k_l, k_l, 1, C]`, k_l odd.
       bias: bias `[1, 1, 1, C]`.
       scale: factor of the sum.

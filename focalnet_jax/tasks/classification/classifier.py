@@ -65,7 +65,7 @@ class Classifier:
 
     @property
     def outputs(self) -> str:
-        """The number of classes, in words."""
+        """The number of classes as text, such as "1000 classes"."""
         return f"{self.model.config.num_classes} classes"
 
     def check_head(self, path: str | Path) -> None:
