@@ -66,11 +66,10 @@ class Pairs:
 
 def ours(folder: Path, batches: int) -> Iterator[np.ndarray]:
     """Yields batches of this package's loader, which one thread reads."""
-    reading = ReadOptions(threads=1)
+    host, reading = SegmentationHost(_RECIPE, MaskCoding(16)), ReadOptions(threads=1)
     for batch in train_batches(
-        Pairs(folder), SegmentationHost(_RECIPE, MaskCoding(16)), batch_size=BATCH, seed=0, start_step=0, end_step=batches,
-        reading=reading,
-    ):  # fmt: skip
+        Pairs(folder), host, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading
+    ):
         yield batch["image"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def case(_: None, rng: Rng, folder: Path) -> None:
     lines[:, 0] = rng.integers(0, 5, height)
     packed = zlib.compress(lines.tobytes(), int(rng.integers(10)))
     cuts = [0, *sorted(int(place) for place in rng.integers(0, len(packed) + 1, int(rng.integers(4)))), len(packed)]
-    parts = [(b"IDAT", packed[begin:end]) for begin, end in zip(cuts, cuts[1:], strict=False)]
+    parts = [(b"IDAT", packed[begin:end]) for begin, end in itertools.pairwise(cuts)]
     palette = rng.bytes(3 * 256)
     before = [(b"PLTE", palette)] if kind == PALETTE else []
     damage = pick(rng, ("none", "bytes", "data", "chunk"))
