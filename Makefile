@@ -27,8 +27,8 @@ test: .venv/.dev ## run all tests except the notebooks (make parity) and the lon
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 --ignore=tests/test_notebooks.py
 
 # 200 saves with failing requests, an outage of three minutes, kills at every request of a save.
-faults: .venv/.dev ## run the long tests of faults, which mostly wait
-	$(BIN)/python -m pytest -n 4 --dist load -m long --durations=5 tests/storage
+faults: .venv/.dev ## run the long tests: of faults, which mostly wait, and of segmentation in two processes
+	$(BIN)/python -m pytest -n 4 --dist load -m long --durations=5 tests/storage tests/tasks
 
 parity: .venv-parity/.installed ## compare with PyTorch, timm, transformers and mmsegmentation, and execute the notebooks
 	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15
