@@ -54,8 +54,8 @@ def batches():
         }
 
 
-def trained(mesh, *flags):
-    """Returns the losses, the gradients' norms and the last statistics of a run on a mesh of virtual devices."""
+def begin(mesh, *flags):
+    """Returns the state before the first step, the train step and the mesh of a run on virtual devices."""
     config = load_config(RECIPE, [*SMALL, *flags])
     count = int(np.prod(mesh))
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)), jax.devices()[:count])
@@ -63,14 +63,17 @@ def trained(mesh, *flags):
     spec, _ = make_spec(config, mesh, task, warmup_steps=0, total_steps=100)
     build = partial(task.build_model, get_precision("float32"), platform="cpu")
     _, variables = split_model(with_drawn_parameters(lambda: build(rngs=nnx.Rngs(0))))
+    params, statistics = variables.params, variables.statistics
     state = TrainState(
-        jnp.zeros((), jnp.int32),
-        variables.params,
-        spec.optimizer.init(variables.params),
-        fresh_health(),
-        statistics=variables.statistics,
+        jnp.zeros((), jnp.int32), params, spec.optimizer.init(params), fresh_health(), statistics=statistics
     )
-    state, step, rows = jax.device_put(state, shardings(state, mesh)), make_train_step(spec), []
+    return jax.device_put(state, shardings(state, mesh)), make_train_step(spec), mesh
+
+
+def trained(mesh, *flags):
+    """Returns the losses, the gradients' norms and the last statistics of a run on a mesh of virtual devices."""
+    state, step, mesh = begin(mesh, *flags)
+    rows = []
     for batch in batches():
         state, metrics = step(state, put_batch(batch, mesh))
         rows.append([float(metrics[f"train/{name}"]) for name in ("loss", "auxiliary_loss", "grad_norm")])
