@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from benchmarks.processor import images_per_second
 from benchmarks.side_by_side import need
 from focalnet_jax.data.loader import ReadOptions, train_batches
-from focalnet_jax.data.png import decode_numbers
+from focalnet_jax.data.masks import MaskCoding
 from focalnet_jax.tasks.segmentation.augment import Augmentation
 from focalnet_jax.tasks.segmentation.host import SegmentationHost
 
@@ -57,9 +57,8 @@ class Pairs:
     def __len__(self) -> int:
         return FILES
 
-    def __getitem__(self, index: int) -> tuple[bytes, np.ndarray]:
-        numbers = decode_numbers((self._folder / f"{index}.png").read_bytes())
-        return (self._folder / f"{index}.jpg").read_bytes(), numbers
+    def __getitem__(self, index: int) -> tuple[bytes, bytes]:
+        return (self._folder / f"{index}.jpg").read_bytes(), (self._folder / f"{index}.png").read_bytes()
 
     def name(self, index: int) -> str:
         return str(index)
@@ -67,11 +66,10 @@ class Pairs:
 
 def ours(folder: Path, batches: int) -> Iterator[np.ndarray]:
     """Yields batches of this package's loader, which one thread reads."""
-    reading = ReadOptions(threads=1)
+    host, reading = SegmentationHost(_RECIPE, MaskCoding(16)), ReadOptions(threads=1)
     for batch in train_batches(
-        Pairs(folder), SegmentationHost(_RECIPE), batch_size=BATCH, seed=0, start_step=0, end_step=batches,
-        reading=reading,
-    ):  # fmt: skip
+        Pairs(folder), host, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading
+    ):
         yield batch["image"]
 
 

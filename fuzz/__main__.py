@@ -27,6 +27,7 @@ FAMILIES = (
     "archives",
     "labels",
     "masks",
+    "numbers",
     "records",
     "cards",
     "beside",

@@ -10,9 +10,10 @@ import torch
 from mmengine.structures import PixelData
 
 from focalnet_jax.data.geometry import fitted_size, resize
+from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.data.photometric import Distortion
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
-from focalnet_jax.tasks.segmentation.augment import IGNORED, Augmentation
+from focalnet_jax.tasks.segmentation.augment import Augmentation
 from parity.mmseg_transforms import augmented, mask_of, photos  # before mmseg, which it makes loadable
 
 from mmseg.structures import SegDataSample  # isort: skip

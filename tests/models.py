@@ -15,15 +15,15 @@ def drawn_model(name, *, rngs=0, **options):
 
 
 def with_drawn_parameters(build, seed=0):
-    """Returns the module that `build` returns, with parameters about as large as initialisation makes them."""
+    """Returns the module that `build` returns, with variables about as large as initialisation makes them."""
     graph, abstract = nnx.split(nnx.eval_shape(build))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         kind = path_name(path).removesuffix("/value").rsplit("/", 1)[-1]
-        if kind in ("scale", "gamma1", "gamma2"):
+        if kind in ("scale", "gamma1", "gamma2", "var"):
             drawn = np.ones(leaf.shape)
-        elif kind == "bias":
+        elif kind in ("bias", "mean"):
             drawn = np.zeros(leaf.shape)
         elif len(leaf.shape) > 3:  # [k, k, in, out], in scanned stages [D, k, k, in, out]
             drawn = rng.uniform(-1, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[-4:-1]))

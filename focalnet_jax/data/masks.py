@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from focalnet_jax.data.decode import MAX_PIXELS, PILLOWS_ERRORS, Picture, UnreadableImageError, decode, read_file
+from focalnet_jax.data.decode import PILLOWS_ERRORS, Picture, UnreadableImageError, decode, read_file
 from focalnet_jax.data.formats import detect_type
-from focalnet_jax.data.metadata import check_tiff, png_pixels_only
+from focalnet_jax.data.mask_files import COLOURED, UnreadableMaskError, open_mask
+from focalnet_jax.data.pixels import numba_compiled
+from focalnet_jax.data.png import decode_numbers, stored_palette
 
 IGNORED = 255  # class number of pixels that count neither in the loss nor in metrics
 MOST_CLASSES = 254  # so that 255 is never a class, also if the stored numbers begin with 1
@@ -21,15 +24,8 @@ _OUTSIDE = 254  # class number of numbers that mean no class
 StoredMask = np.ndarray | bytes | str | Path  # integers `[H, W]`, encoded bytes, or the path of a file
 Colour = tuple[int, int, int]
 
-_FORMATS = ("PNG", "TIFF")  # formats that keep every number; programs that write GIF number the colours anew
-_GREY, _COLOURED = ("1", "L", "I;16", "I;16B", "I"), ("RGB", "RGBA", "LA")  # Pillow's modes
-_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF and EXIF
-_BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3  # values of the tag _PHOTOMETRIC
+_ORIENTATION = 274  # tag of EXIF
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-
-
-class UnreadableMaskError(UnreadableImageError):
-    """Raised if a mask cannot be used. The message is the reason; the caller adds the name of the image."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,10 @@ def _named(stored: StoredMask) -> str:
 
 
 def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
+    if not coding.is_grey and (numbers := decode_numbers(encoded)) is not None:
+        return _classes_of(numbers, coding, stored_palette(encoded))
     image = open_mask(encoded, as_colours=coding.is_grey)
-    if image.mode in _COLOURED or coding.is_grey:
+    if image.mode in COLOURED or coding.is_grey:
         if not coding.colours:
             raise UnreadableMaskError(
                 "it stores colours; expected one number per pixel, or a class list with lines NAME RED GREEN BLUE, "
@@ -121,78 +119,12 @@ def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
         if image.mode.startswith("I"):  # 16 bits, which Pillow would scale
             return _classes_by_colour(np.repeat(np.asarray(image)[..., None], 3, axis=-1), coding)
         return _classes_by_colour(np.asarray(image.convert("RGB")), coding)
-    numbers = np.asarray(image)
-    numbers = numbers.astype(np.uint8) if numbers.dtype == bool else numbers
-    if image.mode == "P" and coding.colours:
-        _check_palette(image, numbers, coding)
-    return _classes_of(numbers, coding)
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3) if image.mode == "P" else None
+    return _classes_of(np.asarray(image), coding, palette)
 
 
-def open_mask(encoded: bytes, *, as_colours: bool = False) -> Image.Image:
-    """Returns a decoded mask of Pillow's mode 1, L, I;16, I or P, which stores numbers, or RGB, RGBA or LA.
-
-    Args:
-      encoded: content of a file.
-      as_colours: whether grey PNGs with 2 or 4 bits have grey values from 0 to 255; if not, they have their stored
-        numbers.
-
-    Raises:
-      UnreadableMaskError: the mask cannot be decoded, or its format is not suitable for masks.
-    """
-    kind, encoded = detect_type(encoded)
-    if kind is None or kind.format is None:
-        raise UnreadableMaskError(f"it is {kind}" if kind else "it is not an image of a known format")
-    if kind.format not in _FORMATS:
-        raise UnreadableMaskError(f"it is {kind.title}, a format that may change labels: store masks as PNG")
-    if kind.format == "TIFF" and (problem := check_tiff(encoded, MAX_PIXELS)):
-        raise UnreadableMaskError(problem)
-    try:
-        return _open(encoded, kind.format, as_colours)
-    except (UnreadableMaskError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise many types for damaged bytes
-        if kind.format == "PNG":
-            try:
-                return _open(png_pixels_only(encoded), kind.format, as_colours)  # its metadata may be damaged
-            except UnreadableMaskError:
-                raise
-            except PILLOWS_ERRORS:
-                pass
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableMaskError(f"it is {kind.title} that cannot be decoded: {reason}") from error
-
-
-def _open(encoded: bytes, format: str, as_colours: bool) -> Image.Image:
-    with Image.open(io.BytesIO(encoded), formats=(format,)) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableMaskError(f"it has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
-        deep = format == "PNG" and encoded[24] > 8  # bits per channel in the header
-        if image.mode not in (*_GREY, *_COLOURED, "P") or (deep and image.mode in _COLOURED):
-            raise UnreadableMaskError(
-                f"its pixels are of an unsupported kind ({'16 bits per channel' if deep else image.mode}): store masks "
-                "as PNG with 8 bits, grey, palette or RGB"
-            )
-        if format == "TIFF":
-            _check_tags(image)
-        image.load()
-        if format == "PNG" and image.mode == "L" and encoded[24] in (2, 4) and not as_colours:
-            scale = 255 // (2 ** encoded[24] - 1)
-            return Image.fromarray(np.asarray(image) // scale)
-        return image
-
-
-def _check_tags(image: Image.Image) -> None:
-    """Raises `UnreadableMaskError` if Pillow changes the stored numbers of a TIFF."""
-    bits, photometric = image.tag_v2.get(_BITS, (1,)), image.tag_v2.get(_PHOTOMETRIC)
-    if photometric not in (_BLACK_IS_ZERO, _RGB, _PALETTE) or (image.mode != "1" and set(bits) - {8, 16, 32}):
-        raise UnreadableMaskError(
-            f"it is a TIFF with {bits[0]} bits per pixel and photometric interpretation {photometric}: store masks as "
-            "PNG"
-        )
-
-
-def _classes_of(numbers: np.ndarray, coding: MaskCoding) -> np.ndarray:
-    """Returns the class numbers of stored numbers `[H, W]`."""
+def _classes_of(numbers: np.ndarray, coding: MaskCoding, palette: np.ndarray | None = None) -> np.ndarray:
+    """Returns the class numbers of stored numbers `[H, W]`, which are indices of a palette `[N, 3]` uint8 or not."""
     if numbers.ndim != 2:
         raise UnreadableMaskError(f"it has the shape {list(numbers.shape)}; expected [height, width]")
     if numbers.dtype.kind not in "bui":
@@ -205,11 +137,22 @@ def _classes_of(numbers: np.ndarray, coding: MaskCoding) -> np.ndarray:
     meaning = np.full(256, _OUTSIDE, np.uint8)
     meaning[[*range(first), IGNORED]] = IGNORED
     meaning[first : first + coding.num_classes] = np.arange(coding.num_classes)
-    classes = meaning.take(numbers)
-    outside = classes == _OUTSIDE
-    if outside.any():
-        _refuse_labels(numbers, outside, coding)
+    classes, occurs = np.empty(numbers.shape, np.uint8), np.zeros(256, np.bool_)
+    _translate(np.ascontiguousarray(numbers).reshape(-1), meaning, classes.reshape(-1), occurs)
+    if palette is not None and coding.colours:
+        _check_palette(palette, np.flatnonzero(occurs).tolist(), coding)
+    if (meaning[occurs] == _OUTSIDE).any():
+        _refuse_labels(numbers, classes == _OUTSIDE, coding)
     return classes
+
+
+@numba_compiled
+def _translate(numbers, meaning, classes, occurs):  # pragma: no cover - compiled
+    """Writes the meaning `[256]` of each number `[N]` to `classes` `[N]`, and whether it occurs to `occurs` `[256]`."""
+    for i in range(numbers.size):
+        number = numbers[i]
+        classes[i] = meaning[number]
+        occurs[number] = True
 
 
 def _refuse_labels(numbers: np.ndarray, outside: np.ndarray, coding: MaskCoding) -> NoReturn:
@@ -238,28 +181,42 @@ def _codes(coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
 def _classes_by_colour(pixels: np.ndarray, coding: MaskCoding) -> np.ndarray:
     """Returns the class numbers of colours, `[H, W, 3]` integers."""
     sorted_codes, classes = _codes(coding)
-    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
-    places = np.minimum(np.searchsorted(sorted_codes, codes), len(sorted_codes) - 1)
-    unknown = sorted_codes[places] != codes
-    if unknown.any():
-        row, column = np.argwhere(unknown)[0]
+    out = np.empty(pixels.shape[:2], np.uint8)
+    unknown = _translate_colours(pixels.astype(np.int32, copy=False), sorted_codes, classes, out)
+    if unknown:
+        row, column = np.argwhere(out == _OUTSIDE)[0]
         colour = " ".join(map(str, pixels[row, column].tolist()))
         raise UnreadableMaskError(
-            f"it has the colour {colour} (row {row}, column {column}; {unknown.sum()} pixels with such colours), which "
-            "is not in the class list: add the colour, under the name ignored if it is no class, or correct the mask"
+            f"it has the colour {colour} (row {row}, column {column}; {unknown} pixels with such colours), which is "
+            "not in the class list: add the colour, under the name ignored if it is no class, or correct the mask"
         )
-    return classes[places]
+    return out
 
 
-def _check_palette(image: Image.Image, numbers: np.ndarray, coding: MaskCoding) -> None:
-    """Raises `UnreadableMaskError` if a number has the colour of another class in the class list.
+@numba_compiled
+def _translate_colours(pixels, sorted_codes, classes, out):  # pragma: no cover - compiled
+    """Writes the class of every colour `[H, W, 3]` to `out` `[H, W]` and returns the number of unknown colours."""
+    unknown, before, label = 0, -1, _OUTSIDE
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            code = np.int64(pixels[y, x, 0]) * 65536 + np.int64(pixels[y, x, 1]) * 256 + np.int64(pixels[y, x, 2])
+            if code != before:
+                place = np.searchsorted(sorted_codes, code)
+                known = place < sorted_codes.size and sorted_codes[place] == code
+                before, label = code, classes[place] if known else _OUTSIDE
+            out[y, x] = label
+            unknown += label == _OUTSIDE
+    return unknown
+
+
+def _check_palette(palette: np.ndarray, numbers: Sequence[int], coding: MaskCoding) -> None:
+    """Raises `UnreadableMaskError` if one of the stored numbers has the colour of another class in the class list.
 
     A program that reduces the colours of an RGB mask numbers them arbitrarily.
     """
-    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     first = int(coding.reduce_zero_label)
     listed = {colour: number + first for number, colour in enumerate(coding.colours)}
-    for number in np.unique(numbers).tolist():
+    for number in numbers:
         colour = tuple(palette[number].tolist()) if number < len(palette) else None
         of = listed.get(colour, number)
         same = first <= number < len(coding.colours) + first and coding.colours[number - first] == colour

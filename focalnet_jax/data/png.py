@@ -34,6 +34,12 @@ def decode_numbers(encoded: bytes) -> np.ndarray | None:
         return None
 
 
+def stored_palette(encoded: bytes) -> np.ndarray | None:
+    """Returns the palette of a PNG, `[N, 3]` uint8, or None for a PNG without a palette."""
+    stored = b"".join(content for name, content in _chunks(encoded) if name == b"PLTE")
+    return np.frombuffer(stored[: len(stored) // 3 * 3], np.uint8).reshape(-1, 3) if stored else None
+
+
 def _decompress(stored: bytes, out: np.ndarray) -> bool:
     """Writes the pixels to `out` `[H, W]` and returns whether the data are complete and valid."""
     height, width = out.shape

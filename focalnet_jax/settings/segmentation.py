@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
+from focalnet_jax.errors import UserError
 from focalnet_jax.settings.checks import FRACTION, NOT_NEGATIVE, PIXELS, POSITIVE, SHARE
 from focalnet_jax.settings.keys import number
 
@@ -29,8 +30,14 @@ def add_keys(config: ConfigDict) -> None:
     config.head.dropout = 0.1  # probability that a channel of the classifier's input is set to zero
     config.head.auxiliary_channels = 256
     config.head.auxiliary_weight = 0.4  # factor of the auxiliary head's loss; 0: no auxiliary head
-    # Divisor of the loss: all (every pixel of the crop, as the original) or valid (pixels that are not ignored).
+    # Divisor of the loss: all (number of pixels of the crops, as the original), valid (number of pixels that are not
+    # ignored) or weighted (sum of the class weights of these pixels, as PyTorch and mmsegmentation 1.x).
     config.head.average = "all"
+    config.head.class_weights = ()  # factor of the loss of each class, in the order of the classes; (): all 1
+    # Online hard example mining: at least this number of pixels per image counts, and the others do not; 0: all count.
+    config.head.ohem_kept = 0
+    # Pixels count whose class has a smaller probability; None: only those `ohem_kept` with the largest losses.
+    config.head.ohem_threshold = config_dict.placeholder(float)
 
     # File with the class names, one per line, with or without a colour "NAME R G B"; ade20k: the built-in list; None:
     # the names stored with the data
@@ -56,6 +63,29 @@ def _is_ratio(value: Any) -> bool:
     )
 
 
+def _are_weights(value: Any) -> bool:
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in value)
+    return numbers and all(0 <= each < math.inf for each in value) and (not value or sum(value) > 0)
+
+
+def check_loss(head: ConfigDict | FrozenConfigDict, num_classes: int) -> None:
+    """Checks keys of `head` that depend on each other or on the number of classes.
+
+    Raises:
+      UserError: `class_weights` has another number of classes, or `ohem_threshold` is set without `ohem_kept`.
+    """
+    if head.class_weights and len(head.class_weights) != num_classes:
+        raise UserError(
+            f"head.class_weights has {len(head.class_weights)} numbers, and there are {num_classes} classes: set one "
+            "number for each class, in the order of the classes"
+        )
+    if head.ohem_threshold is not None and not head.ohem_kept:
+        raise UserError(
+            f"head.ohem_threshold={head.ohem_threshold} is not used with head.ohem_kept=0: set head.ohem_kept, such as "
+            "100000 pixels per image"
+        )
+
+
 # For each key, a function that returns whether a value is valid, and the valid values in words.
 CHECKS = {
     "model.num_classes": POSITIVE,
@@ -64,7 +94,10 @@ CHECKS = {
     "head.auxiliary_weight": NOT_NEGATIVE,
     "head.dropout": FRACTION,
     "head.pool_scales": (lambda v: all(type(n) is int and n > 0 for n in v), "numbers of windows such as (1, 2, 3, 6)"),
-    "head.average": (lambda v: v in ("all", "valid"), "all or valid"),
+    "head.average": (lambda v: v in ("all", "valid", "weighted"), "all, valid or weighted"),
+    "head.class_weights": (_are_weights, "numbers of at least 0, one per class, such as (1.0, 0.5)"),
+    "head.ohem_kept": NOT_NEGATIVE,
+    "head.ohem_threshold": SHARE,
     "data.image_size": PIXELS,
     "data.tile": POSITIVE,
     "augment.box": (_is_box, "(long, short) side in pixels, such as (2048, 512)"),

@@ -12,7 +12,8 @@ from sklearn.datasets import load_sample_images
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.geometry import Placement, fitted_size
 from focalnet_jax.data.loader import ReadOptions, train_batches
-from focalnet_jax.tasks.segmentation.augment import IGNORED, Augmentation
+from focalnet_jax.data.masks import IGNORED, MaskCoding
+from focalnet_jax.tasks.segmentation.augment import Augmentation
 from focalnet_jax.tasks.segmentation.host import SegmentationHost
 from tests.data.augmented import digest, read_golden
 
@@ -133,7 +134,7 @@ class Pairs:
 
 
 def test_batches_depend_only_on_seed_step_and_place():
-    host = pickle.loads(pickle.dumps(SegmentationHost(SMALL)))
+    host = pickle.loads(pickle.dumps(SegmentationHost(SMALL, MaskCoding(2))))
 
     def batches(seed, start, threads):
         reading = ReadOptions(threads=threads)
@@ -151,5 +152,5 @@ def test_batches_depend_only_on_seed_step_and_place():
 
 
 def test_a_mask_of_another_size_is_an_error_that_names_both():
-    with pytest.raises(UnreadableImageError, match="its mask has 4x3 pixels, but the image has 640x427"):
-        SegmentationHost(SMALL).train_example((PHOTO, np.zeros((3, 4), np.uint8)), generator(0))
+    with pytest.raises(UnreadableImageError, match="its mask has 4x3 pixels, the image 640x427"):
+        SegmentationHost(SMALL, MaskCoding(2)).train_example((PHOTO, np.zeros((3, 4), np.uint8)), generator(0))

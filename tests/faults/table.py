@@ -93,6 +93,7 @@ ROWS = {
     54: ("an EXIF orientation that may turn the image away from its mask", "the mask is turned back, or as in row 53"),
     55: ("images without masks, a folder of images only", "left out and counted in training, otherwise an error"),
     56: ("a zip archive that is truncated, damaged or another one", "an error that names it"),
+    57: ("crops or batches of ignored pixels only", "their loss and its gradient are 0; the run continues"),
 }
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnet_jax.data.geometry import Placement, fitted_size
+from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.data.photometric import Distortion, Photometric
 from focalnet_jax.data.pixels import numba_compiled
 
-IGNORED = 255  # label of pixels that have no class
 _REDRAWS = 10  # further crops that are drawn while one class fills too much of the crop
 _PHOTOMETRIC = Photometric()
 

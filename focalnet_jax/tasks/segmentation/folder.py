@@ -11,7 +11,8 @@ import numpy as np
 
 from focalnet_jax.data.decode import Picture, UnreadableImageError, read_file
 from focalnet_jax.data.listing import list_folders, list_images
-from focalnet_jax.data.masks import IGNORED, StoredMask, open_mask
+from focalnet_jax.data.mask_files import open_mask
+from focalnet_jax.data.masks import IGNORED, StoredMask
 from focalnet_jax.data.segment_classes import ADE20K, EXPECTED, SegmentClasses, read_segment_classes
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.errors import UserError, abbreviated, suggest

@@ -1,9 +1,12 @@
-"""Cross-entropy of pixels, averaged like mmsegmentation's."""
+"""Cross-entropy of pixels with weights of classes and selection of hard pixels, like mmsegmentation's."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from focalnet_jax.data.masks import IGNORED
@@ -21,6 +24,66 @@ def pixel_losses(logits: jax.Array, mask: jax.Array) -> jax.Array:
     known = mask != IGNORED
     labels = jnp.where(known, mask, 0).astype(jnp.int32)
     return jnp.where(known, optax.softmax_cross_entropy_with_integer_labels(logits, labels), 0.0)
+
+
+@dataclass(frozen=True)
+class PixelLoss:
+    """Cross-entropy of the pixels of a batch, with weights of classes and selection of hard pixels.
+
+    Attributes:
+      average: divisor of the loss: "all" for the number of pixels, "valid" for the number of pixels that are not
+        ignored, "weighted" for the sum of their class weights.
+      class_weights: factor of the loss of each class; empty if all are 1.
+      kept: number of hard pixels per image that are kept at least; 0 if all pixels count.
+      threshold: probability of a pixel's class below which the pixel is hard, or None.
+    """
+
+    average: str = "all"
+    class_weights: tuple[float, ...] = ()
+    kept: int = 0
+    threshold: float | None = None
+
+    def divisor(self, mask: jax.Array) -> jax.Array:
+        """Returns the number by which the sum of the losses of a batch is divided, for class numbers `[B, H, W]`.
+
+        As in mmsegmentation, it does not depend on which pixels are hard.
+        """
+        if self.average == "all":
+            return jnp.asarray(mask.size, jnp.float32)
+        weights = self.weights(mask) if self.average == "weighted" else mask != IGNORED
+        # All pixels may be ignored.
+        return jnp.maximum(weights.sum(dtype=jnp.float32), jnp.finfo(jnp.float32).eps)
+
+    def sums(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
+        """Returns the sum of the losses of each image, `[B]` float32. The arguments are those of `pixel_losses`."""
+        losses, weights = pixel_losses(logits, mask), self.weights(mask)
+        if self.kept:
+            weights *= self._hard(jax.lax.stop_gradient(losses), weights, mask != IGNORED)
+        return (losses * weights).sum((1, 2))
+
+    def weights(self, mask: jax.Array) -> jax.Array:
+        """Returns the weight of the class of each pixel, `[B, H, W]` float32, which is 0 for ignored pixels."""
+        known = mask != IGNORED
+        if not self.class_weights:
+            return known.astype(jnp.float32)
+        weights = jnp.asarray(np.array(self.class_weights, np.float32))
+        return jnp.where(known, weights[jnp.where(known, mask, 0)], 0.0)
+
+    def _hard(self, losses: jax.Array, weights: jax.Array, known: jax.Array) -> jax.Array:
+        """Returns 1 for hard pixels and 0 for others, like `OHEMPixelSampler` (OHEM, arXiv 1604.03540).
+
+        With a threshold, a pixel is hard if its probability is below the threshold or among the `kept` smallest per
+        image. Without one, the `kept` pixels per image with the largest weighted losses are hard. The pixels of all
+        images are compared with each other, so one image may have more hard pixels than another.
+        """
+        kept = self.kept * len(losses)
+        if self.threshold is None:
+            order = jnp.where(known, losses * weights, -1.0).ravel()
+            chosen = jax.lax.top_k(order, min(kept, order.size))[1]
+            return jnp.zeros(order.size).at[chosen].set(1.0).reshape(losses.shape)
+        probabilities = jnp.where(known, jnp.exp(-losses), jnp.inf)
+        limit = jnp.sort(probabilities.ravel())[jnp.minimum(kept, known.sum() - 1)]
+        return (probabilities < jnp.maximum(limit, self.threshold)) & known
 
 
 def hits(logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import segmentation as settings
 from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
-from focalnet_jax.tasks.segmentation.losses import hits, pixel_losses
+from focalnet_jax.tasks.segmentation.losses import PixelLoss, hits
 from focalnet_jax.tasks.segmentation.overlap import Overlap
 from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
@@ -60,8 +60,10 @@ class Segmentation:
         """Returns the task of a resolved config. The arguments are described in `Kind.make_task`.
 
         Raises:
-          UserError: evaluation examples cannot be opened, or the data has more classes than the model.
+          UserError: evaluation examples cannot be opened, the data has more classes than the model, or
+            `head.class_weights` has another number of classes.
         """
+        settings.check_loss(config.head, config.model.num_classes)
         opened = {MAIN: None}
         if evaluated:
             opened = {MAIN: open_segmentation_source(config.data, config.data.eval_split)}
@@ -146,32 +148,37 @@ class Segmentation:
         """Returns the number of outputs, `num_classes`."""
         return {"num_classes": self.config.model.num_classes}
 
+    @property
+    def pixel_loss(self) -> PixelLoss:
+        """The loss of both heads."""
+        head = self.config.head
+        return PixelLoss(head.average, head.class_weights, head.ohem_kept, head.ohem_threshold)
+
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         """Returns normalized `image` `[B, H, W, 3]` float32, whose padding is 0; `mask`; and `weight` `[B]`.
 
-        The loss of an image is the sum over its pixels times its weight, so that the mean over images is the mean over
-        all pixels, or over the pixels of the global batch that are not ignored.
+        The loss of an image is the sum over its pixels times `weight`, so that the mean over images is the sum over the
+        pixels of the global batch divided by the divisor that `head.average` names.
         """
         images, masks = self.inputs(batch), batch["mask"]
-        pixels = jnp.asarray(masks[0].size, jnp.float32)
-        if self.config.head.average == "valid":
-            pixels = jnp.maximum((masks != IGNORED).sum(), 1) / len(masks)
         height, width = masks.shape[1:]
         rows, columns = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
         sizes = batch["size"]
         inside = (rows < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
         images = jnp.where(inside[..., None], images, 0.0)
-        return {"image": images, "mask": masks, "weight": jnp.full(len(masks), 1 / pixels)}
+        weight = jnp.full(len(masks), len(masks) / self.pixel_loss.divisor(masks))
+        return {"image": images, "mask": masks, "weight": weight}
 
     def loss(self, model: UPerNet, batch: Mapping[str, jax.Array], keys: jax.Array) -> tuple[jax.Array, Metrics]:
         """Returns the cross-entropy of pixels plus that of the auxiliary head times its weight, and their parts."""
         logits, auxiliary = model(batch["image"], keys, train=True)
+        mask = batch["mask"]
 
         def mean(logits: jax.Array) -> jax.Array:
-            return jnp.mean(pixel_losses(logits, batch["mask"]).sum((1, 2)) * batch["weight"])
+            return jnp.mean(self.pixel_loss.sums(logits, mask) * batch["weight"])
 
         loss = decode = mean(logits)
-        parts = {"decode_loss": decode, "pixel_accuracy": hits(logits, batch["mask"]).mean()}
+        parts = {"decode_loss": decode, "pixel_accuracy": hits(logits, mask).mean()}
         if auxiliary is not None:
             parts["auxiliary_loss"] = mean(auxiliary)
             loss = decode + self.config.head.auxiliary_weight * parts["auxiliary_loss"]
