@@ -17,6 +17,8 @@ from focalnet_jax.tasks.segmentation.augment import Augmentation
 from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
 from focalnet_jax.tasks.segmentation.sources import PairSource
 
+_USUAL = Inference()
+
 
 @dataclass(frozen=True)
 class SegmentationHost:
@@ -30,7 +32,7 @@ class SegmentationHost:
 
     train: Augmentation
     coding: MaskCoding
-    options: Inference
+    options: Inference = _USUAL
 
     def train_example(self, example: tuple[Picture, StoredMask], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns the arrays of `Augmentation.apply` for an image and its mask.
