@@ -1,6 +1,7 @@
 """Images of any size are predicted at their own size, and an evaluation counts every image and pixel once."""
 
 from dataclasses import replace
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from focalnet_jax.tasks.segmentation.overlap import Overlap
 from focalnet_jax.tasks.segmentation.shapes import Inference
 
 OPTIONS = Inference(box=(64, 32), crop=(32, 32), stride=(20, 20), multiple=16)
+ALONE = HostPlaces()
 SHAPES = [(30, 50), (50, 30), (61, 100), (31, 50), (33, 33), (20, 64), (29, 48)]
 
 
@@ -52,7 +54,7 @@ def host_of(options=OPTIONS):
     return SegmentationHost(Augmentation(), MaskCoding(2), options)
 
 
-def batches(options=OPTIONS, batch_size=4, place=HostPlaces()):
+def batches(options=OPTIONS, batch_size=4, place=ALONE):
     reading, host = ReadOptions(threads=0, host=place), host_of(options)
     return eval_batches(Images(), host, batch_size=batch_size, groups=host.groups(Images()), reading=reading)
 
@@ -77,7 +79,7 @@ def test_every_image_is_in_one_batch_on_any_number_of_hosts(count):
 def test_images_of_similar_size_share_a_group_and_exact_shapes_do_not():
     groups = [group.tolist() for group in host_of().groups(Images())]
     assert [0, 3, 6] in groups
-    assert sorted(sum(groups, [])) == list(range(len(SHAPES)))
+    assert sorted(chain.from_iterable(groups)) == list(range(len(SHAPES)))
     exact = host_of(replace(OPTIONS, multiple=1)).groups(Images())
     assert len(exact) > len(groups)
 
