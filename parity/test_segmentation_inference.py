@@ -29,6 +29,8 @@ from mmseg.evaluation.metrics import IoUMetric  # isort: skip
 from mmseg.models.utils import resize  # isort: skip
 
 CLASSES = 7
+# Logits of UPerNet differ by 1e-5 at most (test_upernet.py), so two classes with closer probabilities may change places.
+TIE = 1e-5
 MULTI = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SMALL = Inference(box=(512, 128), crop=(64, 80), stride=(43, 50), multiple=1)
 TINY = FocalNetConfig(
@@ -123,13 +125,19 @@ def test_classes_and_miou_are_mmsegs(models, kind, options):
         batch = {name: value[None] for name, value in host.eval_example((photo, mask)).items()}
         sums, predicted = jax.device_get(measured(batch | {"mask": np.ones(1, np.float32)}))
         overlap.add(sums)
-        expected = mmseg_scores(theirs, photo, options).argmax(dim=0)
+        probabilities = mmseg_scores(theirs, photo, options)
+        expected = probabilities.argmax(dim=0)
         height, width = mask.shape
-        different += np.count_nonzero(predicted[0, :height, :width] != expected.numpy())
+        found = torch.from_numpy(predicted[0, :height, :width].astype(np.int64))
+        best = probabilities.topk(2, dim=0).values
+        ties = (best[0] - best[1] < TIE) & (kind == "upernet")
+        different += (found != expected).sum().item()
         pixels += mask.size
+        assert (found == expected)[~ties].all(), f"{(found != expected)[~ties].sum()} of {mask.size} pixels"
+        expected = torch.where(ties, found, expected)
         areas.append(IoUMetric.intersect_and_union(expected, torch.from_numpy(mask), CLASSES, 255))
     metrics = IoUMetric.total_area_to_metrics(*(sum(each) for each in zip(*areas, strict=True)))
-    assert different == 0, f"{different} of {pixels} pixels"
+    assert different <= 1e-5 * pixels, f"{different} of {pixels} pixels"
     result = overlap.result()
     # PyTorch divides sums of pixels in float32.
     assert result["miou"] / 100 == pytest.approx(np.nanmean(metrics["IoU"]), abs=1e-6)
