@@ -29,7 +29,7 @@ from mmseg.evaluation.metrics import IoUMetric  # isort: skip
 from mmseg.models.utils import resize  # isort: skip
 
 CLASSES = 7
-# Logits of UPerNet differ by 1e-5 at most (test_upernet.py), so two classes with closer probabilities may change places.
+# Logits of UPerNet differ by 1e-5 at most (test_upernet.py), so classes with closer probabilities may change places.
 TIE = 1e-5
 MULTI = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SMALL = Inference(box=(512, 128), crop=(64, 80), stride=(43, 50), multiple=1)
