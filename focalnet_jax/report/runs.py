@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from focalnet_jax.settings.tasks import task_of
@@ -14,6 +14,7 @@ from focalnet_jax.storage.failures import StorageError, unreadable
 from focalnet_jax.storage.files import answering, exists, folders_in, read_text
 
 METRICS = "metrics.jsonl"
+_TABLE = "/table"  # end of the names of tables in metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class RunLog:
       name: name of the workdir.
       settings: values of the config by dotted key.
       curves: steps and values of each metric.
+      tables: the last table of each evaluation by its prefix, with a row of titles.
     """
 
     name: str
     settings: dict[str, Any]
     curves: dict[str, tuple[list[int], list[float]]]
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -84,6 +87,7 @@ def read_run(workdir: AnyPath) -> RunLog:
     except OSError as error:
         raise UserError(f"cannot read {error.filename or workdir}: {error.strerror}") from error
     curves: dict[str, tuple[list[int], list[float]]] = {}
+    tables: dict[str, list[list[str]]] = {}
     for line in lines:
         try:
             row = json.loads(line)
@@ -97,6 +101,7 @@ def read_run(workdir: AnyPath) -> RunLog:
             RecursionError,
         ):  # being written, or not of a run
             continue
+        tables |= {name.removesuffix(_TABLE): rows for name, rows in row.items() if name.endswith(_TABLE) and rows}
         for name, value in numbers.items():
             if name != "step":
                 steps, values = curves.setdefault(name, ([], []))
@@ -109,7 +114,7 @@ def read_run(workdir: AnyPath) -> RunLog:
     if not curves:
         raise UserError(f"the run in {workdir} has logged nothing yet")
     name = os.fsencode(resolved(workdir).name).decode(errors="replace")  # file names may be invalid UTF-8
-    return RunLog(name, dict(settings), curves)
+    return RunLog(name, dict(settings), curves, tables)
 
 
 def is_number(value: Any) -> bool:
