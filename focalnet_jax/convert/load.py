@@ -129,12 +129,12 @@ def load_into(
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
             held = load_statistics(checkpoint, statistics, head=head) if statistics else {}
             params = load_params(checkpoint, like, head=head)
-            _warn_non_finite(path, params)
+            warn_non_finite(path, params)
             return Loaded(params, source, checkpoint_info(metadata), held)
     assumed = {key: getattr(config, key) for key in NOT_FROM_SHAPES}
     weights = read_weights(path, assumed=assumed, which=which, head=head)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)
-    _warn_non_finite(path, weights.params)
+    warn_non_finite(path, weights.params)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return Loaded(params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})", weights.info)
 
@@ -162,16 +162,22 @@ def load_backbone(
     weights = read_weights(path, assumed=assumed, which=which, head="drop")
     notes = weights.notes
     weights = adapt(weights, dataclasses.replace(config, num_classes=0), head="drop", seed=seed)
-    _warn_non_finite(path, weights.params)
+    warn_non_finite(path, weights.params)
     notes = [*notes, *(note for note in weights.notes if note not in notes and note != "no classifier")]
     wanted = named_leaves(like)
     values = {prefix + name: value for name, value in named_leaves(weights.params).items()}
     placed = {name: jax.device_put(values[name], wanted[name].sharding) for name in values if name in wanted}
-    texts = (weights.format, weights.dtype, *notes, "only the backbone")
+    texts = (
+        weights.format,
+        weights.dtype,
+        *notes,
+        "only the backbone: the head was left out, and everything after the backbone is newly initialised",
+    )
     info = dataclasses.replace(weights.info, classes=(), words=None)
     return Loaded(nested(placed), f"{path} ({'; '.join(texts)})", info)
 
 
-def _warn_non_finite(path: str, params: Any) -> None:
+def warn_non_finite(path: str, params: Any) -> None:
+    """Prints a warning if parameters are NaN or infinite."""
     if broken := describe_non_finite(params):
         print(f"warning: {path}: {broken}", file=sys.stderr)
