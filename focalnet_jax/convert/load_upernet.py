@@ -79,11 +79,10 @@ def _adapted(
     """Returns the weights with the backbone of `config`, without parts that the model lacks or that are dropped."""
     _check_heads(weights, config, heads, head, evaluated=evaluated)
     whole, statistics = named_leaves(weights.params), named_leaves(weights.statistics)
-    backbone = adapt(backbone_weights(weights), dataclasses.replace(config, num_classes=0), surgery=not evaluated,
-                     seed=seed)  # fmt: skip
-    leaves = {
-        name: leaf for name, leaf in whole.items() if not name.startswith("backbone/") or "/output_norms/" in name
-    }
+    plain = dataclasses.replace(config, num_classes=0)
+    backbone = adapt(backbone_weights(weights), plain, surgery=not evaluated, seed=seed)
+    own = ("backbone/output_norms/", "decode_head/", _AUXILIARY)
+    leaves = {name: leaf for name, leaf in whole.items() if name.startswith(own)}
     leaves |= {
         f"backbone/{name}": leaf for name, leaf in named_leaves(backbone.params).items() if not name.startswith("norm/")
     }
@@ -113,8 +112,8 @@ def _check_heads(weights: UPerNetWeights, config: FocalNetConfig, heads: Heads, 
     for key, given, wanted in pairs:
         if given != wanted:
             raise UserError(
-                f"the weights do not fit the model: head.{key} is {given} in the weights and {wanted} in the model: give "
-                f'"--config.head.{key}={given}"'
+                f"the weights do not fit the model: head.{key} is {given} in the weights and {wanted} in the model: "
+                f'give "--config.head.{key}={given}"'
             )
     given, wanted = weights.config.num_classes, config.num_classes
     if head == "keep" and given != wanted:

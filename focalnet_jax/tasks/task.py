@@ -158,7 +158,7 @@ class Task(Protocol):
 
         Args:
           path: path of the weights, in any format.
-          like: the model's variables, `params` and `statistics`, as arrays or shapes. The result has the same shardings.
+          like: the model's variables, `params` and `statistics`, as arrays or shapes, whose shardings the result has.
           which: selection among several weights in the file.
           evaluated: whether to evaluate the weights. Otherwise they start a run: `init_head` applies, and variables
             that the result lacks are initialised.

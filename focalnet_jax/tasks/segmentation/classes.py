@@ -96,7 +96,8 @@ def match_pairs(
     if not known:
         if len(names) != outputs:
             raise UserError(
-                f"the names of the {outputs} outputs of {model} are unknown, and {data} has {len(names)} classes: {advice}"
+                f"the names of the {outputs} outputs of {model} are unknown, and {data} has {len(names)} classes: "
+                f"{advice}"
             )
         if is_first():
             print(
