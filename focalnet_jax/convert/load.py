@@ -18,9 +18,13 @@ from focalnet_jax.checkpoint.weights import load_params, load_statistics, weight
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.info import WeightsInfo
+from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
+from focalnet_jax.convert.upernet import upernet_of
 from focalnet_jax.convert.weights import Weights, check_which, checkpoint_info, describe_non_finite, read_weights
+from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
+from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
 from focalnet_jax.parameters import named_leaves, nested
@@ -34,8 +38,10 @@ def load_model(
     dtype: str | Any = "float32",
     weights: str | None = None,
     **options: Any,
-) -> FocalNet:
+) -> FocalNet | UPerNet:
     """Returns the model with the weights at `path`, in any supported format.
+
+    It is a FocalNet, or UPerNet for weights of segmentation unless `head` is "drop".
 
     Args:
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
@@ -61,6 +67,8 @@ def load_model(
         must do instead.
     """
     options = checked_fields(options)
+    if head == "keep" and weights_task(path, weights) == "segmentation":
+        return _load_upernet(path, name, weights, dtype, options)
     not_from_shapes = {key: options[key] for key in NOT_FROM_SHAPES if key in options}
     read = read_weights(path, name, not_from_shapes, which=weights, head=head)
     if read.dtype != "float32":
@@ -70,6 +78,18 @@ def load_model(
     if config != read.config or head != "keep":
         read = adapt(read, config, head=head)
     return model_of(read, dtype)
+
+
+def _load_upernet(path: str | Path, name: str | None, which: str | None, dtype: Any, options: Any) -> UPerNet:
+    given = {key: value for key, value in options.items() if key in NOT_FROM_SHAPES}
+    if others := sorted(options.keys() - given.keys()):
+        raise UserError(f"{path} has weights of segmentation, whose {others[0]} cannot be replaced: leave it out")
+    read = read_upernet(path, name, given, which=which)
+    if read.dtype != "float32":
+        warnings.warn(f"{path} contains {read.dtype} weights; they are converted to float32", stacklevel=3)
+    for decision in read.decisions:
+        warnings.warn(f"{path}: {decision}", stacklevel=3)
+    return upernet_of(read, dtype)
 
 
 def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:

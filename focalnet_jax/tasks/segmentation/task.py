@@ -160,8 +160,8 @@ class Segmentation:
         for each in opened.values():
             if source is not None and each is not None and each.class_names != source.class_names:
                 raise UserError(
-                    f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected those "
-                    f"of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in the same order"
+                    f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected "
+                    f"those of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in their order"
                 )
         coding = known.coding if known is not None else MaskCoding(config.model.num_classes)
         normalization = from_config(config.data).normalization
