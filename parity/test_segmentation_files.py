@@ -26,7 +26,7 @@ IMAGES = np.random.default_rng(0).standard_normal((2, 97, 130, 3)).astype(np.flo
 
 @pytest.fixture(scope="module")
 def theirs():
-    """mmsegmentation's model and its logits of `IMAGES`."""
+    """Mmsegmentation's model and its logits of `IMAGES`."""
     model = build(CONFIG, 3, **HEADS)
     with torch.no_grad():
         return model, both_logits(model, IMAGES)[0].numpy()

@@ -1,21 +1,28 @@
 """Runs of segmentation start from weights of both tasks, and match the classes of the data by name."""
 
 import dataclasses
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from focalnet_jax.checkpoint.weights import read_arrays
 from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.convert.write_upernet import write_upernet
 from focalnet_jax.data.masks import IGNORED, decode_pair
+from focalnet_jax.distributed.mesh import make_mesh
 from focalnet_jax.errors import UserError
+from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.tasks.segmentation import kind
 from focalnet_jax.tasks.segmentation.classes import match_pairs
 from focalnet_jax.tasks.segmentation.composites import DigitComposites
 from focalnet_jax.training.evaluate_checkpoint import evaluate_checkpoint
 from focalnet_jax.training.loop import train
+from focalnet_jax.training.spec import make_spec
+from focalnet_jax.training.start import first_state, start_task
+from focalnet_jax.training.state import abstract_variables
 from tests.convert.random_weights import weights_of
 
 SMALL = [
@@ -54,39 +61,41 @@ def file(trained):
     return path
 
 
-def started(*flags, folder):
-    assert train(config_of(*flags), folder / "started") == 0
-    return read_arrays(folder / "started" / "checkpoints" / "1", "params")
+def started(*flags):
+    """Returns the parameters with which a run starts, and their origin in words."""
+    config, mesh = config_of(*flags), make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    task = kind.make_task(config, kind.open_examples(config), evaluated=False)
+    spec, init = make_spec(config, mesh, task, warmup_steps=0, total_steps=1)
+    _, initial, _ = start_task(config, task, None, None, abstract_variables(init, mesh))
+    state, origin = first_state(spec, init, SimpleNamespace(latest_step=None), initial)
+    return named_leaves(jax.device_get((state.params, state.statistics))), origin
 
 
-def test_weights_of_classification_start_the_backbone_with_padded_kernels(tmp_path, capsys):
+def test_weights_of_classification_start_the_backbone_with_padded_kernels(tmp_path):
     weights = weights_of(depths=(1, 1), focal_levels=2, focal_windows=3)
     write_weights(weights, tmp_path / "weights.safetensors", format="microsoft")
     flags = f"--config.init_from={tmp_path / 'weights.safetensors'}", "--config.model.focal_windows=9"
-    params = started(*flags, folder=tmp_path)
-    kernel = params["backbone/stages/0/blocks/modulation/focal_kernels/0/kernel"]
-    given = weights.params["stages"][0]["blocks"]["modulation"]["focal_kernels"][0]["kernel"]
+    state, origin = started(*flags)
+    kernel = state["0/backbone/stages/0/blocks/modulation/focal_kernels/0/kernel"]
+    given = named_leaves(weights.params)["stages/0/blocks/modulation/focal_kernels/0/kernel"]
     assert kernel.shape[1:3] == (9, 9)
     np.testing.assert_array_equal(kernel[:, 3:6, 3:6], given)
     assert np.count_nonzero(kernel) == np.count_nonzero(given)
-    log = capsys.readouterr().out
-    assert "focal_windows changed from (3, 3) to (9, 9)" in log
-    assert "the head was left out" in log
+    assert "focal_windows changed from (3, 3) to (9, 9)" in origin
+    assert "the head was left out" in origin
 
 
 @pytest.mark.parametrize("form", ["run", "file"])
-def test_weights_of_segmentation_start_all_parts_or_all_but_the_last_layers(form, trained, file, tmp_path, capsys):
-    path = trained if form == "run" else file
-    given = read_arrays(trained / "checkpoints" / "1", "params")
-    params = started(f"--config.init_from={path}", "--config.seed=5", folder=tmp_path)
-    assert all(np.array_equal(params[name], given[name]) for name in given)
-    (tmp_path / "drop").mkdir()
-    dropped = started(
-        f"--config.init_from={path}", "--config.seed=5", "--config.init_head=drop", folder=tmp_path / "drop"
-    )
+def test_weights_of_segmentation_start_all_parts_or_all_but_the_last_layers(form, trained, file):
+    flags = f"--config.init_from={trained if form == 'run' else file}", "--config.seed=5"
+    weights = read_upernet(trained)
+    given = named_leaves((weights.params, weights.statistics))
+    kept, _ = started(*flags)
+    assert all(np.array_equal(kept[name], given[name]) for name in given)
+    dropped, origin = started(*flags, "--config.init_head=drop")
     differing = {name for name in given if not np.array_equal(dropped[name], given[name])}
-    assert differing == {"decode_head/conv_seg/kernel", "auxiliary_head/conv_seg/kernel"}
-    assert "new last layers of the heads (conv_seg) for 11 classes" in capsys.readouterr().out
+    assert differing == {"0/decode_head/conv_seg/kernel", "0/auxiliary_head/conv_seg/kernel"}
+    assert "new last layers of the heads (conv_seg) for 11 classes" in origin
 
 
 def test_a_file_and_a_run_are_evaluated_alike(trained, file):
