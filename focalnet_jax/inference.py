@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.convert.files import is_checkpoint
+from focalnet_jax.convert.read_upernet import weights_task
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import list_images
 from focalnet_jax.errors import UserError
-from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.classification.classifier import Classifier, load_classifier
 from focalnet_jax.tasks.task import Predictor
@@ -28,7 +26,8 @@ __all__ = ["Classifier", "find_pictures", "load_classifier", "load_predictor", "
 def load_predictor(path: str | Path, name: str | None = None, **options: Any) -> Predictor:
     """Returns a predictor with the weights at `path`, in any format.
 
-    The task is the task of the run that wrote the checkpoint. Other weights are loaded as a classifier.
+    The task is the task of the run that wrote the checkpoint, or segmentation for a UPerNet in another format. Other
+    weights are loaded as a classifier.
 
     Args:
       path: path of the weights, see `load_model`.
@@ -38,8 +37,8 @@ def load_predictor(path: str | Path, name: str | None = None, **options: Any) ->
     Raises:
       UserError: the weights cannot be read, or do not fit the options.
     """
-    config = read_metadata(find_checkpoint(path)).get("config") if is_checkpoint(path) else None
-    return task_kind(task_of(config)).load_predictor(path, name, **options)
+    task = weights_task(path, options.get("which"))
+    return task_kind(task).load_predictor(path, name, **options)
 
 
 def find_pictures(paths: Sequence[str | Path], others: Sequence[str] = ()) -> list[Path]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from flax import nnx
 
-from focalnet_jax.convert.tables_upernet import variables_to_mmseg
+from focalnet_jax.convert.tables_upernet import variables_to_tensors
 from focalnet_jax.parameters import named_leaves
 from parity.measure import relative
 from parity.upernet import arrays, both_logits
@@ -63,7 +63,7 @@ def test_the_comparison_sees_the_biased_variance():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_conversion_there_and_back_is_exact_and_complete(name):
     theirs, ours = pair(name)
-    written = dict(variables_to_mmseg(nnx.to_pure_dict(nnx.state(ours)), CONFIGS[name]))
+    written = dict(variables_to_tensors(nnx.to_pure_dict(nnx.state(ours)), CONFIGS[name], "mmseg"))
     given = arrays(theirs)
     assert written.keys() == given.keys()
     for key, array in written.items():

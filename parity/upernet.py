@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from focalnet_jax.convert.tables_upernet import mmseg_to_variables
+from focalnet_jax.convert.tables_upernet import tensors_to_variables
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.precision import get_precision
@@ -84,7 +84,7 @@ def ours_from(
         lambda: UPerNet(config, num_classes, precision=get_precision(dtype), rngs=nnx.Rngs(0), dropout=0.0, **options)
     )
     graph, state = nnx.split(ours)
-    variables = mmseg_to_variables(arrays(model), nnx.to_pure_dict(state), config)
+    variables = tensors_to_variables(arrays(model), nnx.to_pure_dict(state), config, "mmseg")
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
     return nnx.merge(graph, state)
 

@@ -15,7 +15,7 @@ from flax import nnx
 from skimage import data
 
 from focalnet_jax.convert.mapping import from_tensors, table_entries
-from focalnet_jax.convert.tables_upernet import MMSEG
+from focalnet_jax.convert.tables_upernet import UPERNET_TABLES
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.model import variant_config
 from focalnet_jax.model.heads.upernet import UPerNet
@@ -159,7 +159,7 @@ def statistics_error(statistics: Any, theirs: EncoderDecoder) -> float:
 
 def by_our_names(tensors: Mapping[str, np.ndarray], like: Any) -> dict[str, np.ndarray]:
     """Returns arrays by this package's names from mmsegmentation's tensors for the variables `like`."""
-    entries = table_entries(MMSEG, named_leaves(like), postln=False, format="mmseg")
+    entries = table_entries(UPERNET_TABLES["mmseg"], named_leaves(like), postln=False, format="mmseg")
     return named_leaves(from_tensors(tensors, entries, like))
 
 

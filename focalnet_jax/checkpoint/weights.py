@@ -58,22 +58,26 @@ def has_item(checkpoint: AnyPath, item: str) -> bool:
         return False
 
 
-def save_params(folder: Path, params: Tree, metadata: dict[str, Any]) -> None:
-    """Writes a step with only `params` and `metadata` to `folder`, for loading or finetuning, not for resuming.
+def save_params(folder: Path, params: Tree, metadata: dict[str, Any], statistics: Tree | None = None) -> None:
+    """Writes a step without the state of the training to `folder`, for loading or finetuning, not for resuming.
+
+    The items are `params`, and `statistics` unless it is None or empty.
 
     Raises:
       UserError: Orbax cannot write to a folder of this name.
       OSError: the files cannot be written.
     """
     check_path(folder)
+    items = {"params": params} | ({"statistics": statistics} if statistics else {})
     (folder / "metadata").mkdir(parents=True)
     (folder / "metadata" / "metadata").write_text(json.dumps(metadata))
     try:
         with quiet(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute() / "params", params)
+            for name, tree in items.items():
+                checkpointer.save(folder.absolute() / name, tree)
     except (ValueError, RuntimeError) as error:  # how tensorstore reports a full disk
         raise OSError(reason(error)) from error
-    check_whole(folder, ["params"])
+    check_whole(folder, list(items))
     seal(folder)
 
 

@@ -1,9 +1,10 @@
-"""Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,orbax}.
+"""Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,mmseg,orbax}.
 
 SRC is a torch.save file or a safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory,
 a checkpoint of this package, or an address on the Hugging Face Hub, hf://ORG/NAME[@REVISION][/FILE]. The format and the
 model are recognised from the tensors, which may be under any key or prefix. DST is a .pth or .safetensors file
-(microsoft, timm) or a directory (huggingface, orbax, timm). DST may also be a repository on the hub, hf://ORG/NAME: the
+(microsoft, timm, mmseg) or a directory (huggingface, orbax, timm). Weights of segmentation, UPerNet with FocalNet, are
+written in the formats mmseg, huggingface and orbax. DST may also be a repository on the hub, hf://ORG/NAME: the
 command shows the files and the model card, and sends them with --upload.
 """
 
@@ -28,11 +29,14 @@ from focalnet_jax.convert.publish import (
     prepared,
     send,
 )
+from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.recognise import check_options
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.tensors import DTYPES
+from focalnet_jax.convert.upernet import UPerNetWeights
 from focalnet_jax.convert.weights import Weights, read_weights
 from focalnet_jax.convert.write import WriteReport, write_weights
+from focalnet_jax.convert.write_upernet import write_upernet
 from focalnet_jax.data.class_lists import NUM_1K
 from focalnet_jax.errors import UserError
 from focalnet_jax.hub.address import is_address
@@ -49,7 +53,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
-    parser.add_argument("--to", required=True, choices=[*TABLES, "orbax"], help="format to write")
+    parser.add_argument("--to", required=True, choices=[*TABLES, "mmseg", "orbax"], help="format to write")
     add_weights_flags(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the tensors written (default: the dtype in SRC)")
     parser.add_argument(
@@ -86,13 +90,23 @@ def main(arguments: list[str]) -> int:
 
 def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
     repository = parse_destination(flags.destination) if is_address(flags.destination) else None
-    weights = read_weights(flags.source, flags.model, check_options(flags.option), which=flags.weights, head=flags.head)
+    weights = _read(flags)
     source = to_path(flags.source) if is_bucket(flags.source) else Path(local_path(flags.source))
     sources = _files(source, flags.weights)
 
     def write(destination: Path) -> WriteReport:
+        if isinstance(weights, UPerNetWeights):
+            return write_upernet(weights, destination, format=flags.to, dtype=flags.dtype)
         return write_weights(weights, destination, format=flags.to, dtype=flags.dtype, image_size=size)
 
+    if isinstance(weights, UPerNetWeights):
+        _check_segmentation(flags, repository is not None)
+    elif flags.to == "mmseg":
+        raise UserError(
+            f"--to mmseg writes weights of segmentation, and {flags.source} has "
+            f"{'a classifier' if weights.config.num_classes else 'only a backbone'}: train segmentation from it with "
+            "init_from"
+        )
     if repository is None:
         _refuse_inside(source, Path(flags.destination))
         weights = _with_head(weights, flags.head, flags.num_classes)
@@ -115,9 +129,29 @@ def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
             print(f"nothing was sent: add --upload{' --overwrite' * bool(plan.replaced)} to send it")
 
 
+def _read(flags: argparse.Namespace) -> Weights:
+    options = check_options(flags.option)
+    if flags.head != "drop" and weights_task(flags.source, flags.weights) == "segmentation":
+        return read_upernet(flags.source, flags.model, options, which=flags.weights)
+    return read_weights(flags.source, flags.model, options, which=flags.weights, head=flags.head)
+
+
+def _check_segmentation(flags: argparse.Namespace, on_the_hub: bool) -> None:
+    """Raises `UserError` for flags that weights of segmentation do not support."""
+    given = {"--head remap": flags.head == "remap", "--num-classes": flags.num_classes is not None}
+    given["--image-size"] = flags.image_size is not None
+    if used := [flag for flag, is_given in given.items() if is_given]:
+        raise UserError(f"{used[0]} is for classifiers, and {flags.source} has weights of segmentation: omit the flag")
+    if on_the_hub:
+        raise UserError(
+            f"{flags.destination}: weights of segmentation are written to a local path; upload it with hf upload"
+        )
+
+
 def _print_read(source: str, weights: Weights, report: WriteReport) -> None:
     print(f"read      {source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
-    print(f"model     {weights.count:,} parameters, {weights.config.num_classes} classes")
+    what = "UPerNet, " if isinstance(weights, UPerNetWeights) else ""
+    print(f"model     {what}{weights.count:,} parameters, {weights.config.num_classes} classes")
     for note in (*weights.notes, *report.notes):
         print(f"note      {note}")
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+Palette = tuple[tuple[int, int, int], ...]  # red, green and blue of each class, from 0 to 255
 ClassLists = Mapping[str, tuple[str, ...]]  # names in class order, by the name of their entry in a file
 
 _KEYS = frozenset(
@@ -35,6 +36,21 @@ def class_names_at(key: str, value: Any) -> tuple[str, ...] | None:
     if not value or value.keys() != set(numbers) or not all(isinstance(name, str) for name in value.values()):
         return None
     return tuple(value[number] for number in numbers)
+
+
+def palette_at(key: str, value: Any) -> Palette | None:
+    """Returns the colours of classes in an entry `palette` of a file, or None for another entry."""
+    if str(key).lower() != "palette" or not isinstance(value, list | tuple) or not value:
+        return None
+    rows = [tuple(row) if isinstance(row, list | tuple) else () for row in value]
+    valid = all(len(row) == 3 and all(type(part) is int and 0 <= part < 256 for part in row) for row in rows)
+    return tuple(rows) if valid else None
+
+
+def palette_of(palettes: Mapping[str, Palette], count: int) -> Palette | None:
+    """Returns the only palette of `count` classes in a file, or None if there is none or there are several."""
+    fitting = {palette for palette in palettes.values() if len(palette) == count}
+    return fitting.pop() if len(fitting) == 1 else None
 
 
 def class_names_in_metadata(metadata: Mapping[str, str]) -> ClassLists:

@@ -34,6 +34,7 @@ from focalnet_jax.storage.files import answering, digest, exists, is_folder, req
 
 METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
 OPTIONS = "focalnet_jax.options"  # key of model options (JSON) that neither shapes nor a variant determine
+HEADS = "focalnet_jax.heads"  # key of the options of heads (JSON) that shapes do not determine
 PICKLES = (".pth", ".pt", ".bin", ".tar")  # suffixes written as torch files; reading ignores suffixes
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -110,6 +111,7 @@ def read_tensors(path: Path) -> Tensors:
         problems={name: problem for part in parts for name, problem in part.problems.items()},
         others={name: what for part in parts for name, what in part.others.items()},
         class_lists={place: names for part in parts for place, names in part.class_lists.items()},
+        palettes={place: colours for part in parts for place, colours in part.palettes.items()},
     )
 
 

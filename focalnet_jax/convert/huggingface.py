@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,14 @@ def transformers_options(folder: Path) -> dict[str, Any]:
       UserError: the file is damaged, or has a value that is invalid or not supported.
     """
     path, stated = _config_of_a_focalnet(folder)
+    return options_in_config(stated, path)
+
+
+def options_in_config(stated: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the fields of `FocalNetConfig` in the config of transformers' FocalNet, which was read from `path`.
+
+    Raises the errors of `transformers_options`.
+    """
     for key, fixed in _FIXED.items():
         if stated.get(key, fixed) != fixed:
             raise UserError(f"{path} has {key}={stated[key]}; this package supports only {fixed}")
@@ -177,7 +185,7 @@ def transformers_info(folder: Path, num_classes: int) -> WeightsInfo:
       UserError: class names or input size are invalid, or the number of names is not `num_classes`.
     """
     path, config = _config_of_a_focalnet(folder)
-    classes = _classes(path, config.get("id2label"), num_classes) if num_classes else None
+    classes = classes_in_config(path, config.get("id2label"), num_classes) if num_classes else None
     size = _size(path, config.get("image_size"))
     info = WeightsInfo(classes, preprocessing=None if size is None else USUAL.at(size), image_size=size)
     if not config and path.is_file():  # the config is for a different model
@@ -190,7 +198,8 @@ def transformers_info(folder: Path, num_classes: int) -> WeightsInfo:
     return info
 
 
-def _classes(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
+def classes_in_config(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
+    """Returns the class names in `id2label` of the config at `path`, or None if they are placeholders."""
     if labels is None:
         return None
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):

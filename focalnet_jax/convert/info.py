@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from focalnet_jax.convert.class_names import palette_at
 from focalnet_jax.convert.preprocessors import from_transformers
 from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, is_side
 from focalnet_jax.errors import UserError
@@ -22,6 +23,7 @@ class WeightsInfo:
     normalization_only: bool = False  # whether all of `preprocessing` except normalization is the default
     refused: str = ""  # why the preprocessing cannot be followed, as a message
     preprocessor: Mapping[str, Any] | None = None  # content of preprocessor_config.json
+    palette: tuple[tuple[int, int, int], ...] | None = None  # red, green and blue of each class, from 0 to 255
     image_size: tuple[int, int] | None = None  # in config.json; the model's input has the size in `preprocessing`
 
     def follow(self) -> Preprocessing | None:
@@ -32,7 +34,7 @@ class WeightsInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values, which `info_from_dict` reads."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "palette" or value is not None}
 
 
 def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
@@ -58,7 +60,8 @@ def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
     described, known = len(names.get("words", ())), len(names.get("classes", ()))
     if "words" in names and described != known:
         raise UserError(f"words has {described} {'entry' if described == 1 else 'entries'} for {known} classes")
-    info = WeightsInfo(**names, exact=bool(values.get("exact")), image_size=size)
+    palette = palette_at("palette", values.get("palette"))
+    info = WeightsInfo(**names, exact=bool(values.get("exact")), palette=palette, image_size=size)
     if raw is not None:
         return with_exact_crop(with_preprocessor(info, raw, place), None if own is None else from_dict(own))
     if own is not None:

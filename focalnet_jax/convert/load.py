@@ -18,9 +18,13 @@ from focalnet_jax.checkpoint.weights import load_params, load_statistics, weight
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.info import WeightsInfo
+from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
+from focalnet_jax.convert.upernet import upernet_of
 from focalnet_jax.convert.weights import Weights, check_which, checkpoint_info, describe_non_finite, read_weights
+from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
+from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
 from focalnet_jax.parameters import named_leaves, nested
@@ -34,8 +38,10 @@ def load_model(
     dtype: str | Any = "float32",
     weights: str | None = None,
     **options: Any,
-) -> FocalNet:
+) -> FocalNet | UPerNet:
     """Returns the model with the weights at `path`, in any supported format.
+
+    It is a FocalNet, or UPerNet for weights of segmentation unless `head` is "drop".
 
     Args:
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
@@ -61,6 +67,8 @@ def load_model(
         must do instead.
     """
     options = checked_fields(options)
+    if head == "keep" and weights_task(path, weights) == "segmentation":
+        return _load_upernet(path, name, weights, dtype, options)
     not_from_shapes = {key: options[key] for key in NOT_FROM_SHAPES if key in options}
     read = read_weights(path, name, not_from_shapes, which=weights, head=head)
     if read.dtype != "float32":
@@ -70,6 +78,18 @@ def load_model(
     if config != read.config or head != "keep":
         read = adapt(read, config, head=head)
     return model_of(read, dtype)
+
+
+def _load_upernet(path: str | Path, name: str | None, which: str | None, dtype: Any, options: Any) -> UPerNet:
+    given = {key: value for key, value in options.items() if key in NOT_FROM_SHAPES}
+    if others := sorted(options.keys() - given.keys()):
+        raise UserError(f"{path} has weights of segmentation, whose {others[0]} cannot be replaced: leave it out")
+    read = read_upernet(path, name, given, which=which)
+    if read.dtype != "float32":
+        warnings.warn(f"{path} contains {read.dtype} weights; they are converted to float32", stacklevel=3)
+    for decision in read.decisions:
+        warnings.warn(f"{path}: {decision}", stacklevel=3)
+    return upernet_of(read, dtype)
 
 
 def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:
@@ -129,12 +149,12 @@ def load_into(
             source = f"{checkpoint}{' (averaged weights)' if weights_item(checkpoint) == 'ema' else ''}"
             held = load_statistics(checkpoint, statistics, head=head) if statistics else {}
             params = load_params(checkpoint, like, head=head)
-            _warn_non_finite(path, params)
+            warn_non_finite(path, params)
             return Loaded(params, source, checkpoint_info(metadata), held)
     assumed = {key: getattr(config, key) for key in NOT_FROM_SHAPES}
     weights = read_weights(path, assumed=assumed, which=which, head=head)
     weights = adapt(weights, config, head=head, surgery=surgery, seed=seed)
-    _warn_non_finite(path, weights.params)
+    warn_non_finite(path, weights.params)
     params = jax.tree.map(lambda value, leaf: jax.device_put(value, leaf.sharding), weights.params, like)
     return Loaded(params, f"{path} ({'; '.join((weights.format, weights.dtype, *weights.notes))})", weights.info)
 
@@ -162,16 +182,22 @@ def load_backbone(
     weights = read_weights(path, assumed=assumed, which=which, head="drop")
     notes = weights.notes
     weights = adapt(weights, dataclasses.replace(config, num_classes=0), head="drop", seed=seed)
-    _warn_non_finite(path, weights.params)
+    warn_non_finite(path, weights.params)
     notes = [*notes, *(note for note in weights.notes if note not in notes and note != "no classifier")]
     wanted = named_leaves(like)
     values = {prefix + name: value for name, value in named_leaves(weights.params).items()}
     placed = {name: jax.device_put(values[name], wanted[name].sharding) for name in values if name in wanted}
-    texts = (weights.format, weights.dtype, *notes, "only the backbone")
+    texts = (
+        weights.format,
+        weights.dtype,
+        *notes,
+        "only the backbone: the head was left out, and everything after the backbone is newly initialised",
+    )
     info = dataclasses.replace(weights.info, classes=(), words=None)
     return Loaded(nested(placed), f"{path} ({'; '.join(texts)})", info)
 
 
-def _warn_non_finite(path: str, params: Any) -> None:
+def warn_non_finite(path: str, params: Any) -> None:
+    """Prints a warning if parameters are NaN or infinite."""
     if broken := describe_non_finite(params):
         print(f"warning: {path}: {broken}", file=sys.stderr)

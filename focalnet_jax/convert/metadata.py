@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from focalnet_jax.convert.class_names import class_names_of
-from focalnet_jax.convert.files import METADATA, OPTIONS, read_json, read_metadata_of
+from focalnet_jax.convert.files import HEADS, METADATA, OPTIONS, read_json, read_metadata_of
 from focalnet_jax.convert.huggingface import CONFIG, transformers_info
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict, with_exact_crop
 from focalnet_jax.convert.normalizers import FoundNormalization
@@ -38,15 +38,9 @@ def read_info(path: Path, folder: Path, format: str, num_classes: int) -> Weight
       UserError: class names or input size are invalid or do not fit the classifier, or the metadata is damaged.
     """
     info = _info_in_folder(folder, format, num_classes)
-    held = read_metadata_of(path)
-    if METADATA not in held:
+    own = own_info(path, num_classes)
+    if own is None:
         return info
-    try:
-        own = info_from_dict(json.loads(held[METADATA]), str(path))
-        if len(own.classes or ()) > num_classes:  # outputs that no class uses have no names
-            raise UserError(f"it names {len(own.classes)} classes; the classifier has {num_classes}")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
     return own if info == WeightsInfo() else _completed(info, own)
 
 
@@ -65,6 +59,37 @@ def options_in(path: Path) -> dict[str, bool]:
         expected = "true or false for " + " and ".join(NOT_FROM_SHAPES)
         raise UserError(f"{path}: its metadata {OPTIONS} is damaged; expected {expected}")
     return options
+
+
+def heads_in(path: Path) -> dict[str, Any]:
+    """Returns the options of heads that this package stores in the metadata of a `.safetensors` file, if any.
+
+    Raises:
+      UserError: the metadata is damaged.
+    """
+    held = read_metadata_of(path).get(HEADS)
+    try:
+        return {} if held is None else {"pool_scales": tuple(map(int, json.loads(held)["pool_scales"]))}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata {HEADS} is damaged; expected pool_scales, a list of numbers") from error
+
+
+def own_info(path: Path, num_classes: int) -> WeightsInfo | None:
+    """Returns the info that this package stores in the metadata of a `.safetensors` file, or None.
+
+    Raises:
+      UserError: the metadata is damaged or names more than `num_classes` classes.
+    """
+    held = read_metadata_of(path)
+    if METADATA not in held:
+        return None
+    try:
+        own = info_from_dict(json.loads(held[METADATA]), str(path))
+        if len(own.classes or ()) > num_classes:  # outputs that no class uses have no names
+            raise UserError(f"it names {len(own.classes)} classes; the classifier has {num_classes}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: its metadata {METADATA} is damaged: {error}") from error
+    return own
 
 
 def _info_in_folder(folder: Path, format: str, num_classes: int) -> WeightsInfo:

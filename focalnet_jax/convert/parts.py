@@ -95,5 +95,7 @@ def multiply_masks(tensors: Tensors) -> Tensors:
         (*tensors.notes, f"{len(pairs)} pruned tensors multiplied by their masks"),
         problems={new: tensors.problems[old] for new, old in names.items() if old in tensors.problems},
         others=tensors.others,
+        class_lists=tensors.class_lists,
+        palettes=tensors.palettes,
         places={new: tensors.places.get(old, old) for new, old in names.items()},
     )

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from focalnet_jax.convert.averages import separate_average
 from focalnet_jax.convert.candidates import Candidate, find_candidates
 from focalnet_jax.convert.parts import multiply_masks, refuse_foreign
 from focalnet_jax.convert.take import Selected, take
@@ -37,7 +38,22 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
     Raises:
       UserError: there is no FocalNet, the choice is ambiguous, or one of its tensors cannot be read.
     """
-    tensors = multiply_masks(_unwrapped(tensors))
+    tensors, chosen, others, choice = choose(tensors, source, which)
+    taken = take(chosen, others, tensors, source, head)
+    own = () if which is not None else choice
+    return dataclasses.replace(taken, notes=(*choice, *taken.notes), decisions=(*own, *taken.decisions))
+
+
+def choose(
+    tensors: Tensors, source: str, which: str | None = None
+) -> tuple[Tensors, Candidate, list[Candidate], tuple[str, ...]]:
+    """Chooses one FocalNet in a file. The arguments and errors are those of `select`.
+
+    Returns:
+      All tensors of the file, with values that several tensors of the file represent; the chosen FocalNet; all others;
+      and notes on the choice.
+    """
+    tensors, which = separate_average(multiply_masks(_unwrapped(tensors)), which)
     candidates = find_candidates([*tensors, *tensors.others])
     if not candidates:
         refuse_foreign(tensors, source)
@@ -47,9 +63,7 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
         some = ", ".join(name[:100] for name in list(tensors)[:3])
         raise UserError(f"{source} contains no FocalNet weights: {len(tensors)} tensors such as {some or 'none'}")
     chosen, choice = _choose(candidates, tensors, source, which)
-    taken = take(chosen, [other for other in candidates if other != chosen], tensors, source, head)
-    own = () if which is not None else choice
-    return dataclasses.replace(taken, notes=(*choice, *taken.notes), decisions=(*own, *taken.decisions))
+    return tensors, chosen, [other for other in candidates if other != chosen], choice
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
@@ -64,6 +78,8 @@ def _unwrapped(tensors: Tensors) -> Tensors:
         tensors.notes,
         problems={new: tensors.problems[old] for new, old in names.items() if old in tensors.problems},
         others={_WRAPPED.sub(r"\1", name): what for name, what in tensors.others.items()},
+        class_lists=tensors.class_lists,
+        palettes=tensors.palettes,
         places={new: tensors.places.get(old, old) for new, old in names.items()},
     )
 

@@ -24,6 +24,7 @@ class Tensors(Mapping[str, np.ndarray]):
       problems: reasons, by name, why tensors cannot be read.
       others: types, by name, of entries that are not tensors.
       class_lists: class names of a classifier, by the name of their entry in the file.
+      palettes: colours `(red, green, blue)` of classes, by the name of their entry in the file.
       places: memory locations by name, equal for tensors that share memory. By default, no tensors share memory.
     """
 
@@ -37,11 +38,12 @@ class Tensors(Mapping[str, np.ndarray]):
         problems: Mapping[str, str] | None = None,
         others: Mapping[str, str] | None = None,
         class_lists: Mapping[str, tuple[str, ...]] | None = None,
+        palettes: Mapping[str, tuple[tuple[int, int, int], ...]] | None = None,
         places: Mapping[str, Hashable] | None = None,
     ):
         self.shapes, self.dtypes, self._read, self.notes = shapes, dtypes, read, notes
         self.problems, self.others, self.places = problems or {}, others or {}, places or {}
-        self.class_lists = class_lists or {}
+        self.class_lists, self.palettes = class_lists or {}, palettes or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._read(name)
@@ -51,6 +53,25 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    def selected(self, names: Mapping[str, str], note: str) -> Tensors:
+        """Returns tensors with new names, and everything else of the file, with an additional note.
+
+        Args:
+          names: old name by new name. Other tensors are left out.
+          note: one line for the user.
+        """
+        return Tensors(
+            {new: self.shapes[old] for new, old in names.items()},
+            {new: self.dtypes[old] for new, old in names.items()},
+            lambda new: self._read(names[new]),
+            (*self.notes, note),
+            problems={new: self.problems[old] for new, old in names.items() if old in self.problems},
+            others=self.others,
+            class_lists=self.class_lists,
+            palettes=self.palettes,
+            places={new: self.places.get(old, old) for new, old in names.items()},
+        )
 
     def renamed(self, names: Mapping[str, str], added: Mapping[str, Any] | None = None) -> Tensors:
         """Returns tensors with new names.

@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from focalnet_jax.convert.class_names import class_names_at
+from focalnet_jax.convert.class_names import Palette, class_names_at, palette_at
 from focalnet_jax.convert.pickles import PERSISTENT, AttackError, Inert, Name
 from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_storages import LegacyStorages, ZipStorages, numpy_dtype, storage_dtype
@@ -56,6 +56,7 @@ class _Contents:
     tensors: dict[str, _Tensor] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)  # types of entries that are not tensors
     class_lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    palettes: dict[str, Palette] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)  # class names of pickled modules
 
 
@@ -93,6 +94,7 @@ def read_torch_file(path: Path) -> Tensors:
         problems={name: tensor.problem for name, tensor in found.tensors.items() if tensor.problem},
         others=found.others,
         class_lists=found.class_lists,
+        palettes=found.palettes,
         places={name: tensor.place for name, tensor in found.tensors.items()},
     )
 
@@ -118,6 +120,8 @@ def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], s
         names = None if key is None else class_names_at(key, child.entries if isinstance(child, Inert) else child)
         if names is not None:
             found.class_lists.setdefault(".".join(inside), names)
+        if key is not None and (palette := palette_at(key, child)) is not None:
+            found.palettes.setdefault(".".join(inside), palette)
         tensor = _as_tensor(child, storages)
         if tensor is not None:
             found.tensors.setdefault(".".join(inside), tensor)

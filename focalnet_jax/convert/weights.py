@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,14 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.checkpoint.weights import UnfitError, read_params, weights_item
-from focalnet_jax.convert.directories import choose_file
-from focalnet_jax.convert.files import is_checkpoint, read_json, read_tensors
-from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, label_conflicts, transformers_options
+from focalnet_jax.checkpoint.steps import read_metadata
+from focalnet_jax.checkpoint.weights import UnfitError, read_arrays, read_params, weights_item
+from focalnet_jax.convert.files import read_json
+from focalnet_jax.convert.huggingface import CONFIG, label_conflicts, transformers_options
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict
 from focalnet_jax.convert.mapping import param_shapes, tensors_to_params
 from focalnet_jax.convert.metadata import options_in, read_info, with_class_names, with_layer
+from focalnet_jax.convert.opened import Step, open_weights
 from focalnet_jax.convert.parts import is_quantized
 from focalnet_jax.convert.recognise import Recognised, is_variant, recognise, released_name, untagged
 from focalnet_jax.convert.select import select
@@ -29,13 +28,11 @@ from focalnet_jax.convert.tensors import READ_DTYPES
 from focalnet_jax.convert.timm import timm_options
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.hub.download import local_path, origin
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
-from focalnet_jax.parameters import named_leaves
-from focalnet_jax.settings.tasks import task_of
-from focalnet_jax.storage.address import is_bucket, refuse_mistyped, to_path
-from focalnet_jax.storage.staging import local_copy
+from focalnet_jax.parameters import named_leaves, with_leaves
+from focalnet_jax.settings.tasks import TASKS, stored_task
+from focalnet_jax.storage.address import AnyPath
 
 
 @dataclass(frozen=True)
@@ -116,17 +113,11 @@ def read_weights(
     if name is not None:
         name = untagged(name)
         variant_config(name)  # raises an error for an unknown name before anything is read
-    fetched = origin(path)
-    refuse_mistyped(path)
-    path = to_path(path) if is_bucket(path) else Path(os.path.expanduser(local_path(path)))
-    if is_checkpoint(path):
-        return _from_checkpoint(find_checkpoint(str(path)), name, options or {}, replaced, which)
-    if is_bucket(path):
-        path = local_copy(path)
-    folder = path if path.is_dir() else _folder_of(path)
-    path, which, decisions = choose_file(path, which)
-    content = read_tensors(path)
-    selected = select(content, str(path), which, head)
+    opened = open_weights(path, which)
+    if isinstance(opened, Step):
+        return _from_checkpoint(opened.path, name, options or {}, replaced, which, head)
+    path, folder = opened.path, opened.folder
+    selected = select(opened.content, str(path), opened.which, head)
     tensors, format = selected.tensors, selected.format
     configured: Mapping[str, Any] = transformers_options(folder) if format == "huggingface" else {}
     if format == "timm" and (folder / CONFIG).is_file():
@@ -143,16 +134,16 @@ def read_weights(
         replaced=replaced,
         flag=flag,
     )
-    dtype = _dtypes(tensors.dtypes)
+    dtype = dtypes_of(tensors.dtypes)
     params = tensors_to_params(tensors, found.config, format)
-    notes = [*fetched, *decisions, *tensors.notes, *selected.notes]
+    notes = [*opened.notes, *opened.decisions, *tensors.notes, *selected.notes]
     for key in ("use_postln", "normalize_modulator"):
         notes.append(f"{key}={getattr(found.config, key)} from {found.sources[key]}")
     unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")
     trained_with = {key: configured[key] for key in unshaped if key in configured}
     config = dataclasses.replace(found.config, **trained_with)
     info = read_info(path, folder, format, config.num_classes)
-    info, named, unnamed = with_class_names(info, content.class_lists, config)
+    info, named, unnamed = with_class_names(info, opened.content.class_lists, config)
     info, layers = with_layer(info, selected.normalization)
     notes += named
     cautions = [
@@ -162,15 +153,8 @@ def read_weights(
         *_differs_in_timm(found, format),
         *_differs_in_transformers(found.config, format, info),
     ]
-    decisions = (*decisions, *selected.decisions, *cautions)
+    decisions = (*opened.decisions, *selected.decisions, *cautions)
     return Weights(params, config, found.name, format, dtype, (*notes, *cautions), info, decisions)
-
-
-def _folder_of(file: Path) -> Path:
-    """Returns the folder with the config files of `file`, which may be the folder of the target of a symbolic link."""
-    own = file.parent
-    described = (own / CONFIG).is_file() or (own / PREPROCESSOR).is_file()
-    return file.resolve().parent if file.is_symlink() and not described else own
 
 
 def _differs_in_timm(found: Recognised, format: str) -> list[str]:
@@ -198,7 +182,8 @@ def _differs_in_transformers(config: FocalNetConfig, format: str, info: WeightsI
     ]
 
 
-def _dtypes(dtypes: Mapping[str, str]) -> str:
+def dtypes_of(dtypes: Mapping[str, str]) -> str:
+    """Returns the dtypes of tensors in words. Raises `UserError` for quantized and other unsupported dtypes."""
     found = sorted(set(dtypes.values()))
     foreign = [dtype for dtype in found if dtype not in READ_DTYPES]
     if foreign:
@@ -210,10 +195,15 @@ def _dtypes(dtypes: Mapping[str, str]) -> str:
 
 
 def _from_checkpoint(
-    step: Path, name: str | None, options: Mapping[str, bool], replaced: Mapping[str, Any] | None, which: str | None
+    step: AnyPath,
+    name: str | None,
+    options: Mapping[str, bool],
+    replaced: Mapping[str, Any] | None,
+    which: str | None,
+    head: str,
 ) -> Weights:
     check_which(step, which)
-    with _reading(step):
+    with reading_metadata(step):
         metadata = read_metadata(step)
         stored = metadata.get("model")
         if stored is None:
@@ -227,17 +217,43 @@ def _from_checkpoint(
     for key, value in options.items():
         if getattr(config, key) != value:
             raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
-    with _reading(step):
+    task = stored_task(metadata)
+    with reading_metadata(step):
+        if task != TASKS[0] and head == "drop":
+            return _backbone(step, config, held, task, checkpoint_info(metadata))
         try:
             params = read_params(step, param_shapes(config))
         except UnfitError as error:
-            if (task := task_of(metadata.get("config"))) == "classification":
+            if task == TASKS[0]:
                 raise
             raise UserError(
                 f"{step} is a checkpoint of the task {task}, whose model has other parameters than a FocalNet with a "
                 "classifier; expected weights of classification"
             ) from error
     return Weights(params, config, held, "orbax", "float32", (f"read from {step}",), checkpoint_info(metadata))
+
+
+def _backbone(step: AnyPath, config: FocalNetConfig, name: str | None, task: str, info: WeightsInfo) -> Weights:
+    params, config = backbone_only(read_arrays(step, weights_item(step)), config)
+    note = f"only the backbone of a checkpoint of {task}; the norm of its last output taken as the final norm"
+    info = dataclasses.replace(info, classes=None, palette=None)
+    return Weights(params, config, name, "orbax", "float32", (f"read from {step}", note), info, (note,))
+
+
+def backbone_only(leaves: Mapping[str, np.ndarray], config: FocalNetConfig) -> tuple[Any, FocalNetConfig]:
+    """Returns the parameters and the config of a dense model's backbone, as a FocalNet without a classifier.
+
+    The norm of the last output becomes the final norm.
+
+    Args:
+      leaves: parameters of the dense model by name.
+      config: config of its backbone.
+    """
+    own = {name.removeprefix("backbone/"): leaf for name, leaf in leaves.items() if name.startswith("backbone/")}
+    last = f"output_norms/{len(config.depths) - 1}"
+    own |= {f"norm/{part}": own[f"{last}/{part}"] for part in ("scale", "bias")}
+    config = dataclasses.replace(config, num_classes=0)
+    return with_leaves(param_shapes(config), own), config
 
 
 def check_which(step: Path, which: str | None) -> None:
@@ -249,7 +265,7 @@ def check_which(step: Path, which: str | None) -> None:
 
 
 @contextmanager
-def _reading(step: Path) -> Iterator[None]:
+def reading_metadata(step: Path) -> Iterator[None]:
     """Context manager that converts errors to `UserError` with the path of the checkpoint."""
     try:
         yield

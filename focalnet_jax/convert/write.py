@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +45,7 @@ def write_weights(
     dtype: str | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> WriteReport:
-    """Writes `weights` to `destination`, which must not exist and is created only when it is complete.
+    """Writes weights of a FocalNet to `destination`, which must not exist and is created only when it is complete.
 
     Args:
       weights: the weights to write.
@@ -59,10 +61,8 @@ def write_weights(
         unknown, or torch is needed and not installed.
     """
     if format == "orbax":
-        return _write_checkpoint(weights, destination, dtype)
-    dtype = dtype or ("float32" if weights.dtype == "float64" else weights.dtype)  # parameters are float32
-    if dtype not in DTYPES:
-        raise UserError(f"the weights are {dtype}: choose the dtype to write with --dtype {'|'.join(DTYPES)}")
+        return write_checkpoint(weights, destination, dtype)
+    dtype = chosen_dtype(weights.dtype, dtype)
     as_file = destination.suffix in (*PICKLES, ".safetensors")
     as_directory = format == "huggingface" or (format == "timm" and not as_file)
     if as_directory == as_file or destination.suffix in _NEVER_WRITTEN:
@@ -73,7 +73,7 @@ def write_weights(
     if destination.suffix in PICKLES:
         import_torch(destination)  # fails before the long conversion
     _check_expressible(weights, format)
-    notes = (*_dtype_notes(weights.dtype, dtype), *_finite_notes(weights))
+    notes = value_notes(weights, dtype)
     notes += () if as_directory else _file_notes(weights, format, destination)
     with atomic_output(destination) as partial:
         file, in_metadata = partial, weights.info
@@ -86,7 +86,7 @@ def write_weights(
             notes += file_notes
             file = partial / "model.safetensors"
         tensors = {
-            name: _cast(name, array, dtype) for name, array in params_to_tensors(weights.params, weights.config, format)
+            name: cast(name, array, dtype) for name, array in params_to_tensors(weights.params, weights.config, format)
         }
         metadata = {}
         if not as_directory and file.suffix == ".safetensors" and released_name(weights.config) is None:
@@ -101,7 +101,16 @@ def write_weights(
     return WriteReport(len(tensors), dtype, tuple(files), notes)
 
 
-def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+def chosen_dtype(given: str, requested: str | None) -> str:
+    """Returns the dtype to write for weights of dtype `given`. Raises `UserError` if the user has to choose it."""
+    dtype = requested or ("float32" if given == "float64" else given)  # parameters are float32
+    if dtype not in DTYPES:
+        raise UserError(f"the weights are {dtype}: choose the dtype to write with --dtype {'|'.join(DTYPES)}")
+    return dtype
+
+
+def cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """Returns an array of weights in another dtype. Raises `UserError` if the dtype cannot represent the values."""
     with np.errstate(over="ignore"):  # reported below
         cast = array.astype(DTYPES[dtype], copy=False)
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
@@ -113,27 +122,47 @@ def _cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     return cast
 
 
-def _finite_notes(weights: Weights) -> tuple[str, ...]:
-    broken = describe_non_finite(weights.params)
-    return (f"warning: {broken}",) if broken else ()
+def value_notes(weights: Weights, dtype: str) -> tuple[str, ...]:
+    """Returns notes on the values written with `dtype`: a cast, and values that are not finite."""
+    notes = []
+    if weights.dtype != dtype:
+        notes.append(f"cast from {weights.dtype} to {dtype}")
+    elif dtype != "float32":
+        notes.append(f"{dtype} as in the source; --dtype float32 casts")
+    if broken := describe_non_finite(weights.params):
+        notes.append(f"warning: {broken}")
+    return tuple(notes)
 
 
-def _dtype_notes(given: str, written: str) -> tuple[str, ...]:
-    if given != written:
-        return (f"cast from {given} to {written}",)
-    return () if given == "float32" else (f"{given} as in the source; --dtype float32 casts",)
+def write_checkpoint(
+    weights: Weights,
+    destination: Path,
+    dtype: str | None,
+    *,
+    statistics: Any = None,
+    described: Mapping[str, Any] | None = None,
+) -> WriteReport:
+    """Writes a checkpoint of this package.
 
+    Args:
+      weights: the weights to write.
+      destination: the directory.
+      dtype: dtype that the user requested, if any.
+      statistics: variables that are not parameters.
+      described: further metadata.
 
-def _write_checkpoint(weights: Weights, destination: Path, dtype: str | None) -> WriteReport:
+    Raises:
+      UserError: see `write_weights`.
+    """
     if dtype not in (None, "float32"):
         raise UserError(f"--dtype {dtype}: checkpoints store float32 parameters; omit the flag")
     if destination.suffix in (*PICKLES, ".safetensors"):
         raise UserError(f"{destination.name}: --to orbax writes a directory")
     with atomic_output(destination) as partial:
         metadata = {"model": model_metadata(weights.name, weights.config), "stated": weights.info.to_dict()}
-        save_params(partial, weights.params, metadata)
-    notes = _dtype_notes(weights.dtype, "float32")
-    return WriteReport(len(named_leaves(weights.params)), "float32", (destination,), (*notes, *_finite_notes(weights)))
+        save_params(partial, weights.params, metadata | dict(described or {}), statistics)
+    count = len(named_leaves(weights.params)) + len(named_leaves(statistics or {}))
+    return WriteReport(count, "float32", (destination,), value_notes(weights, "float32"))
 
 
 def _check_expressible(weights: Weights, format: str) -> None:

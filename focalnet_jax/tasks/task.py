@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ml_collections import FrozenConfigDict
 
     from focalnet_jax.convert.load import Loaded
+    from focalnet_jax.convert.start import Start
     from focalnet_jax.data.balance import Balance
     from focalnet_jax.data.preprocessing import Preprocessing
     from focalnet_jax.data.source import Source
@@ -155,6 +156,17 @@ class Task(Protocol):
     repeats: int
     balance: Balance | None
 
+    def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
+        """Returns the weights at `path` as variables of the task's model.
+
+        Args:
+          path: path of the weights, in any format.
+          like: the model's variables, `params` and `statistics`, as arrays or shapes, whose shardings the result has.
+          which: selection among several weights in the file.
+          evaluated: whether to evaluate the weights. Otherwise they start a run: `init_head` applies, and variables
+            that the result lacks are initialised.
+        """
+
     def start_fresh(self) -> Task:
         """Returns the task with its data matched to a head with fresh parameters, at the start of a run."""
 
@@ -239,6 +251,17 @@ class Kind(Protocol):
           stored: config of the run, read from JSON; it may lack keys.
           named: config keys set on the command line, which are kept.
         """
+
+    def read_start(
+        self,
+        path: str,
+        which: str | None,
+        head: str,
+        name: str | None,
+        options: Mapping[str, bool],
+        assumed: Mapping[str, bool] | None,
+    ) -> Start:
+        """Returns the architecture, input size and class names stored with weights, see `convert.start.read_start`."""
 
     def load_predictor(self, path: str | Path, name: str | None = None, **options: Any) -> Predictor:
         """Returns the predictor of the weights at `path`."""

@@ -10,9 +10,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import model_config
 from focalnet_jax.convert.files import is_checkpoint, sha256
-from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.startup import check_same, ends_with_the_others, warn
@@ -61,7 +59,7 @@ def evaluate_checkpoint(
     check_same({"--checkpoint": f"SHA-256 {_fingerprint(path)}"})
     graph, init = model_graph(task, config.precision, mesh)
     like = abstract_variables(init, mesh)
-    loaded = load_into(path, model_config(config), like.params, statistics=like.statistics, surgery=False, which=which)
+    loaded = task.load(path, like, which=which, evaluated=True)
     task = task.evaluate(loaded, path, named)
     opened, result = open_eval_data(config, mesh, task), {}
     variables = Variables(loaded.params, loaded.statistics)

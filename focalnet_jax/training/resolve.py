@@ -17,7 +17,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration, is_auto, model_config, replaced
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
-from focalnet_jax.convert.start import Start, read_start
+from focalnet_jax.convert.start import Start
 from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.chips import find_chip
 from focalnet_jax.distributed.startup import from_first
@@ -70,7 +70,7 @@ def resolve(
     if path and any(is_auto(config, key) for key in by_weights):
         which, head = (which, "keep") if evaluated else (config.init_weights, "drop")
         given, assumed = _stated_options(config)
-        start = read_start(path, which, head, name, given | dict(options or {}), assumed)
+        start = task_kind(config.task).read_start(path, which, head, name, given | dict(options or {}), assumed)
     chosen: dict[str, Any] = {}
 
     def choose(key: str, value: Any) -> None:

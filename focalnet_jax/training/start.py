@@ -10,14 +10,12 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.checkpoint.manager import Checkpoints
-from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.config import model_config, replaced
-from focalnet_jax.convert.files import is_checkpoint
-from focalnet_jax.convert.load import Loaded, load_backbone, load_into
+from focalnet_jax.checkpoint.steps import read_metadata
+from focalnet_jax.config import replaced
+from focalnet_jax.convert.load import Loaded
 from focalnet_jax.distributed.startup import check_same
 from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.parameters import named_leaves, with_leaves
-from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.tasks.task import Task
 from focalnet_jax.training.plan import Plan
 from focalnet_jax.training.resolve import with_open_warmup
@@ -61,18 +59,8 @@ def start_task(
         return task.start_fresh(), None, 0
     if (weights := fingerprint(config.init_from)) is not None:
         check_same({"init_from": weights})  # each host downloads the weights separately
-    path, chosen = config.init_from, dict(seed=config.seed, which=config.init_weights)
-    if task.backbone and not _is_of_task(path, config.task):
-        initial = load_backbone(path, model_config(config), like.params, task.backbone, **chosen)
-    else:
-        head, statistics = config.init_head, like.statistics
-        initial = load_into(path, model_config(config), like.params, statistics=statistics, head=head, **chosen)
+    initial = task.load(config.init_from, like, which=config.init_weights)
     return task.start_from(initial, config.init_from), initial, 0
-
-
-def _is_of_task(path: str, name: str) -> bool:
-    """Returns whether a run of the task `name` wrote the weights at `path`."""
-    return is_checkpoint(path) and task_of(read_metadata(find_checkpoint(path)).get("config")) == name
 
 
 def first_state(

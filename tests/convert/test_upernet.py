@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from focalnet_jax.convert.tables_upernet import mmseg_to_variables, variables_to_mmseg
+from focalnet_jax.convert.tables_upernet import tensors_to_variables, variables_to_tensors
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet
@@ -34,7 +34,7 @@ def of(golden, part):
 def model(golden):
     ours = nnx.eval_shape(lambda: UPerNet(CONFIG, 3, precision=get_precision("float32"), rngs=nnx.Rngs(0), **HEADS))
     graph, state = nnx.split(ours)
-    variables = mmseg_to_variables(of(golden, "weights"), nnx.to_pure_dict(state), CONFIG)
+    variables = tensors_to_variables(of(golden, "weights"), nnx.to_pure_dict(state), CONFIG, "mmseg")
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
     return nnx.merge(graph, state)
 
@@ -59,13 +59,13 @@ def test_logits_and_statistics_are_mmsegmentations(model, golden):
     assert relative(logits, golden["logits"]) < 1e-5
     assert relative(training, golden["training_logits"]) < 1e-5
     assert relative(auxiliary, golden["auxiliary_logits"]) < 1e-5
-    written = dict(variables_to_mmseg(nnx.to_pure_dict(after), CONFIG))
+    written = dict(variables_to_tensors(nnx.to_pure_dict(after), CONFIG, "mmseg"))
     for name, array in of(golden, "after").items():
         assert relative(written[name], array) < 1e-5, name
 
 
 def test_conversion_there_and_back_is_exact_and_complete(model, golden):
-    written = dict(variables_to_mmseg(nnx.to_pure_dict(nnx.state(model)), CONFIG))
+    written = dict(variables_to_tensors(nnx.to_pure_dict(nnx.state(model)), CONFIG, "mmseg"))
     weights = of(golden, "weights")
     assert written.keys() == weights.keys()
     for name, array in written.items():
@@ -77,13 +77,14 @@ def test_tensors_that_do_not_fit_are_named(model, golden):
     weights = of(golden, "weights")
     like = nnx.to_pure_dict(nnx.state(model))
     with pytest.raises(UserError, match=r"missing decode_head.conv_seg.bias; not used backbone.head.weight"):
-        mmseg_to_variables(
+        tensors_to_variables(
             {name: each for name, each in weights.items() if name != "decode_head.conv_seg.bias"}
             | {"backbone.head.weight": np.zeros((3, 32))},
             like,
             CONFIG,
+            "mmseg",
         )
     wrong = weights | {"decode_head.bottleneck.bn.running_var": np.ones(7)}
     with pytest.raises(UserError, match=r"decode_head.bottleneck.bn.running_var is \(7,\), expected \(6,\)"):
-        mmseg_to_variables(wrong, like, CONFIG)
-    assert named_leaves(like).keys() == named_leaves(mmseg_to_variables(weights, like, CONFIG)).keys()
+        tensors_to_variables(wrong, like, CONFIG, "mmseg")
+    assert named_leaves(like).keys() == named_leaves(tensors_to_variables(weights, like, CONFIG, "mmseg")).keys()

@@ -12,6 +12,8 @@ from flax import nnx
 
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.weights import load_statistics
+from focalnet_jax.config import model_config
+from focalnet_jax.convert.load import load_into
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
@@ -170,7 +172,11 @@ def test_a_run_from_weights_begins_with_their_statistics(head, tmp_path):
     if head == "drop":  # a new classifier may have statistics that differ from the checkpoint's
         like.statistics["head"] = {"count": jax.ShapeDtypeStruct((3,), jnp.float32)}
     config = load_config("configs/quickstart.py", [f"--config.init_from={tmp_path}", f"--config.init_head={head}"])
-    task = SimpleNamespace(start_from=lambda loaded, path: None)
+
+    def load(path, like, *, which):
+        return load_into(path, model_config(config), like.params, statistics=like.statistics, head=head, which=which)
+
+    task = SimpleNamespace(load=load, start_from=lambda loaded, path: None)
     _, initial, _ = start_task(config, task, None, None, like)
     state, start = first_state(spec, init, SimpleNamespace(latest_step=None), initial)
     assert "averaged weights" in start

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import is_auto, replaced
-from focalnet_jax.convert.start import Start
+from focalnet_jax.convert.start import Start, read_start
 from focalnet_jax.data.class_files import read_classes
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.held_out import open_split
@@ -91,6 +91,8 @@ def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named:
         )
     return config
 
+
+__all__ = ["choose", "evaluated_config", "load_predictor", "make_task", "open_examples", "read_start"]
 
 make_task = Classification.of
 load_predictor = load_classifier

@@ -15,7 +15,7 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import model_config
-from focalnet_jax.convert.load import Loaded
+from focalnet_jax.convert.load import Loaded, load_into
 from focalnet_jax.data.balance import Balance, labels_of
 from focalnet_jax.data.labels import HOW_TO_SAY
 from focalnet_jax.data.normalization import normalize
@@ -96,6 +96,12 @@ class Classification:
         """Order in which rare classes occur more often, or None if `data.class_balance` is 0."""
         power = self.config.data.class_balance
         return Balance(labels_of(self.source), power) if power else None
+
+    def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
+        """Returns the weights at `path` as variables of the model, see `load_into`."""
+        chosen = {"surgery": False} if evaluated else {"head": self.config.init_head, "seed": self.config.seed}
+        model = model_config(self.config)
+        return load_into(path, model, like.params, statistics=like.statistics, which=which, **chosen)
 
     def start_fresh(self) -> Classification:
         """Returns the task with the labels of a fresh classifier, from `data.classes` or from the data."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import is_auto
+from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.start import Start
+from focalnet_jax.convert.start import read_start as read_start_of_focalnet
+from focalnet_jax.data.class_words import keys_of
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
 from focalnet_jax.tasks.segmentation.task import Segmentation
+
+_CROP = 512  # pixels per side of a crop in the original
 
 
 def open_examples(config: FrozenConfigDict) -> PairSource:
@@ -21,11 +27,15 @@ def open_examples(config: FrozenConfigDict) -> PairSource:
 def choose(config: FrozenConfigDict, start: Start | None, source: PairSource | None) -> dict[str, Any]:
     """Returns values for `model.num_classes` and `init_head`, if the config leaves them open.
 
+    `init_head` is "keep" if the weights have the classes of the data in any order, else "drop".
+
     The arguments are described in `Kind.choose`.
     """
     chosen: dict[str, Any] = {}
     if source is not None:
-        chosen = {"model.num_classes": len(source.class_names), "init_head": "drop" if start else "keep"}
+        names = source.class_names
+        same = start is None or {*map(_key, start.classes or ())} == {*map(_key, names)}
+        chosen = {"model.num_classes": len(names), "init_head": "keep" if same else "drop"}
     elif start is not None:
         chosen = {"model.num_classes": start.model.num_classes}
     return {key: value for key, value in chosen.items() if is_auto(config, key)}
@@ -34,6 +44,31 @@ def choose(config: FrozenConfigDict, start: Start | None, source: PairSource | N
 def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]) -> FrozenConfigDict:
     """Returns the config: no key selects images that a run was trained on."""
     return config
+
+
+def _key(name: str) -> str:
+    return " ".join(sorted(keys_of(name)))
+
+
+def read_start(
+    path: str,
+    which: str | None,
+    head: str,
+    name: str | None,
+    options: Mapping[str, bool],
+    assumed: Mapping[str, bool] | None,
+) -> Start:
+    """Returns the architecture, crop size and class names stored with weights of segmentation or classification.
+
+    Weights of classification have no classes here, and the size of their images is not used.
+    """
+    if weights_task(path, which) != "segmentation":
+        start = read_start_of_focalnet(path, which, "drop", name, options, assumed)
+        return replace(start, image_size=_CROP, classes=None)
+    weights = read_upernet(path, name, options, assumed, which=which, flag="--config.model.")
+    how = weights.info.preprocessing
+    size = (_CROP, _CROP) if how is None or weights.info.normalization_only else how.size
+    return Start(weights.name, weights.config, size[0] if size[0] == size[1] else size, weights.info.classes)
 
 
 make_task = Segmentation.of

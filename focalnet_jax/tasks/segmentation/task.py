@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +12,22 @@ import numpy as np
 from flax import nnx
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.config import model_config
+from focalnet_jax.config import model_config, replaced
 from focalnet_jax.convert.load import Loaded
+from focalnet_jax.convert.load_upernet import load_upernet
+from focalnet_jax.convert.upernet import heads_from_dict
 from focalnet_jax.data.masks import IGNORED, MaskCoding
 from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.preprocessing import from_config, sides
+from focalnet_jax.data.preprocessing import Normalization, from_config, normalization_in_words, sides
 from focalnet_jax.data.source import check_class_count
-from focalnet_jax.errors import UserError
+from focalnet_jax.distributed.startup import is_first
+from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import segmentation as settings
+from focalnet_jax.tasks.segmentation.classes import match_pairs
 from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
 from focalnet_jax.tasks.segmentation.losses import PixelLoss, hits
 from focalnet_jax.tasks.segmentation.overlap import Overlap
@@ -68,40 +72,104 @@ class Segmentation:
         opened = {MAIN: None}
         if evaluated:
             opened = {MAIN: open_segmentation_source(config.data, config.data.eval_split)}
-        known = source or opened[MAIN]
-        coding = known.coding if known is not None else MaskCoding(config.model.num_classes)
         for each in (source, *opened.values()):
             if each is not None:
                 check_class_count(each, config.model.num_classes)
-        options = inference_of(config)
-        measured = {name: Overlap(each, config.model.num_classes, options) for name, each in opened.items()}
-        return cls(config, make_host(config, coding), source, measured)
+        return cls._with(config, source, opened)
+
+    def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
+        """Returns the weights at `path` as variables of UPerNet, see `load_upernet`."""
+        chosen = {"evaluated": True} if evaluated else {"head": self.config.init_head, "seed": self.config.seed}
+        heads = heads_from_dict(self.config.head.to_dict())
+        return load_upernet(path, model_config(self.config), heads, like, which=which, **chosen)
 
     def start_fresh(self) -> Segmentation:
         """Returns the task itself: outputs are the classes of the data, in their order."""
         return self
 
     def start_from(self, loaded: Loaded, path: str) -> Segmentation:
-        """Returns the task itself."""
-        return self
+        """Returns the task with its masks matched to the outputs of the weights, unless the outputs are new.
 
-    def continue_run(self, metadata: Mapping[str, Any], run: str) -> Segmentation:
-        """Returns the task itself, after a check of the classes.
+        Prints a note if the weights were trained with another normalization of images.
 
         Raises:
-          UserError: the data has other classes than the run.
+          UserError: the data has classes that the weights lack.
         """
-        stored, names = metadata.get("classes"), list(self.source.class_names)
-        if stored is not None and list(stored) != names:
-            raise UserError(
-                f"{run} was trained on the classes {', '.join(stored)[:100]}; the data has {', '.join(names)[:100]}: "
-                "give the same data and data.classes"
+        ours, theirs = self._normalization, loaded.info.preprocessing
+        if is_first() and theirs is not None and theirs.normalization != ours:
+            print(
+                f"note: {path} was trained on images with {normalization_in_words(theirs.normalization)}; the run uses "
+                f"the config's {normalization_in_words(ours)}"
             )
-        return self
+        if loaded.info.classes == ():  # the last layers are new
+            return self
+        return self._matched(loaded.info.classes, path, "give --config.init_head=drop to train new last layers")
+
+    def continue_run(self, metadata: Mapping[str, Any], run: str) -> Segmentation:
+        """Returns the task with its masks matched to the outputs of a run.
+
+        Raises:
+          UserError: the data has classes that the run lacks.
+        """
+        return self._matched(metadata.get("classes"), run, "give the data and data.classes of that run")
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Segmentation:
-        """Returns the task itself."""
-        return self
+        """Returns the task with its masks matched to the outputs of the weights, and their normalization of images.
+
+        Raises:
+          UserError: the data has classes that the weights lack.
+        """
+        advice = "evaluate data with its classes, or give their names with data.classes"
+        task = self._matched(loaded.info.classes, path, advice)
+        how, own = loaded.info.preprocessing, self._normalization
+        if how is None or how.normalization == own or {"data.mean", "data.std"} & set(named):
+            return task
+        if is_first():
+            print(
+                f"images are normalized as the weights were trained: {normalization_in_words(how.normalization)}; the "
+                "config has another normalization (to use it, give data.mean and data.std on the command line)"
+            )
+        data = {"data.mean": how.normalization.mean, "data.std": how.normalization.std}
+        opened = {name: each.source for name, each in task.evaluated.items()}
+        return self._with(replaced(task.config, data), task.source, opened)
+
+    @property
+    def _normalization(self) -> Normalization:
+        return from_config(self.config.data).normalization
+
+    def _matched(self, known: Sequence[str] | None, model: str, advice: str) -> Segmentation:
+        """Returns the task with its masks matched to the outputs that `known` names, see `match_pairs`."""
+        data, outputs = self.config.data, self.config.model.num_classes
+
+        def matched(source: PairSource | None, split: str) -> PairSource | None:
+            if source is None:
+                return None
+            return match_pairs(source, known, outputs, data=f"split {split}", model=model, advice=advice)
+
+        source = matched(self.source, data.train_split)
+        opened = {name: matched(each.source, data.eval_split) for name, each in self.evaluated.items()}
+        return self._with(self.config, source, opened)
+
+    @classmethod
+    def _with(
+        cls, config: FrozenConfigDict, source: PairSource | None, opened: Mapping[str, PairSource | None]
+    ) -> Segmentation:
+        """Returns the task with these training and evaluation examples.
+
+        Raises:
+          UserError: the evaluation examples have other classes than the training examples.
+        """
+        known = source or opened[MAIN]
+        for each in opened.values():
+            if source is not None and each is not None and each.class_names != source.class_names:
+                raise UserError(
+                    f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected "
+                    f"those of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in their order"
+                )
+        coding = known.coding if known is not None else MaskCoding(config.model.num_classes)
+        options = inference_of(config)
+        measured = {name: Overlap(each, config.model.num_classes, options) for name, each in opened.items()}
+        return cls(config, make_host(config, coding), source, measured)
 
     def metadata(self) -> dict[str, Any]:
         """Returns `classes`, the names of the outputs."""

@@ -1,0 +1,38 @@
+"""Separates the averaged weights that mmcv's EMAHook stores beside the other weights, as in mmsegmentation 0.x.
+
+The average of `backbone.norm0.weight` is `ema_backbone_norm0_weight`, in the same state dict.
+"""
+
+from __future__ import annotations
+
+import re
+
+from focalnet_jax.convert.tensors import Tensors
+
+_FLAT = re.compile(r"(?P<scope>(?:.*\.)?)ema_[^.]+")
+
+
+def separate_average(tensors: Tensors, which: str | None) -> tuple[Tensors, str | None]:
+    """Returns the tensors that `which` selects, without the others, and the selection that remains to be made.
+
+    Args:
+      tensors: all tensors of a file.
+      which: "ema" for the average. Any other value is returned unchanged.
+    """
+    scopes = {match["scope"] for match in map(_FLAT.fullmatch, tensors) if match}
+    averages = {}
+    for name in tensors:
+        for scope in scopes:
+            flat = f"{scope}ema_{name.removeprefix(scope).replace('.', '_')}"
+            if name.startswith(scope) and flat in tensors.shapes and tensors.shapes[flat] == tensors.shapes[name]:
+                averages[name] = flat
+    if not averages:
+        return tensors, which
+    flats = set(averages.values())
+    names = {name: name for name in tensors if name not in flats}
+    if which == "ema":
+        names |= averages
+        note, which = f"took the {len(flats)} averaged tensors ema_* of mmcv's EMAHook, as requested", None
+    else:
+        note = f"the {len(flats)} averaged tensors ema_* of mmcv's EMAHook were left out: use --weights ema for them"
+    return tensors.selected(names, note), which

@@ -1,0 +1,269 @@
+"""Reads UPerNet with FocalNet from files of mmsegmentation and transformers, and from checkpoints of this package."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from focalnet_jax.checkpoint.steps import read_metadata
+from focalnet_jax.checkpoint.weights import read_arrays, weights_item
+from focalnet_jax.convert.candidates import Candidate
+from focalnet_jax.convert.class_names import class_names_of, palette_of
+from focalnet_jax.convert.files import read_json
+from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, classes_in_config, options_in_config
+from focalnet_jax.convert.info import WeightsInfo
+from focalnet_jax.convert.mapping import check_keys, table_entries
+from focalnet_jax.convert.metadata import heads_in, own_info
+from focalnet_jax.convert.opened import Opened, Step, open_weights
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, is_variant, recognise, untagged
+from focalnet_jax.convert.select import choose
+from focalnet_jax.convert.tables_upernet import COUNTERS, UPERNET_TABLES, tensors_to_variables
+from focalnet_jax.convert.tensors import Tensors
+from focalnet_jax.convert.upernet import (
+    Heads,
+    UPerNetWeights,
+    abstract_upernet,
+    heads_from_dict,
+    heads_from_shapes,
+    with_variables,
+)
+from focalnet_jax.convert.weights import check_which, checkpoint_info, dtypes_of, reading_metadata
+from focalnet_jax.data.preprocessing import from_config
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig, list_models, variant_config
+from focalnet_jax.model.variants import model_from_metadata
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.settings.tasks import TASKS, stored_task
+from focalnet_jax.storage.address import AnyPath
+
+_SEGMENTATION = "segmentation"
+_PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
+_SIGN = "decode_head.psp_modules.0.1.conv.weight"
+# By format: the last layer of the decode head, the table of the backbone, and the norm of its first output.
+_FORMATS = {
+    "mmseg": ("decode_head.conv_seg.weight", "microsoft", "norm0.weight"),
+    "huggingface": ("decode_head.classifier.weight", "huggingface", "hidden_states_norms.stage1.weight"),
+}
+# Item of a checkpoint with the running statistics that belong to the weights in another item.
+_STATISTICS = {"params": "statistics", "ema": "ema_statistics"}
+# Options of the original's backbone, which shapes do not determine. Its code has no other values.
+_ORIGINAL = dict.fromkeys(NOT_FROM_SHAPES, False)
+
+
+def weights_task(path: str | Path, which: str | None = None) -> str:
+    """Returns the task of the weights at `path`: "segmentation" for UPerNet, else "classification".
+
+    For a checkpoint of this package, it is the task of its run. The arguments and errors are those of `read_weights`.
+    """
+    opened = open_weights(path, which)
+    if isinstance(opened, Step):
+        with reading_metadata(opened.path):
+            return stored_task(read_metadata(opened.path))
+    if not any(name.endswith(_SIGN) for name in opened.content):
+        return TASKS[0]
+    tensors, chosen, _, _ = choose(opened.content, str(opened.path), opened.which)
+    return TASKS[0] if _root(chosen, tensors) is None else _SEGMENTATION
+
+
+def read_upernet(
+    path: str | Path,
+    name: str | None = None,
+    options: Mapping[str, bool] | None = None,
+    assumed: Mapping[str, bool] | None = None,
+    *,
+    scales: Sequence[int] | None = None,
+    which: str | None = None,
+    flag: str = "--option ",
+) -> UPerNetWeights:
+    """Returns UPerNet's weights at `path`: a file of mmsegmentation or transformers, or a checkpoint of this package.
+
+    Args:
+      path: see `read_weights`, as all others except `scales`.
+      name: name of the variant, whose focal windows may differ.
+      options: options of the backbone given by the user.
+      assumed: options of the backbone in the target model.
+      scales: windows of the pyramid pooling in the target model, for files that do not contain them.
+      which: selection among several weights.
+      flag: flag with which the user gives an option, for messages.
+
+    Raises:
+      UserError: there is no UPerNet, its backbone differs from the original's, or the errors of `read_weights`.
+    """
+    name = None if name is None else untagged(name)
+    opened = open_weights(path, which)
+    if isinstance(opened, Step):
+        return _from_checkpoint(opened.path, name, options or {}, which)
+    source = str(opened.path)
+    tensors, chosen, _, choice = choose(opened.content, source, opened.which)
+    root = _root(chosen, tensors)
+    if root is None:
+        raise UserError(f"{source} contains no UPerNet, whose tensors have names such as {_SIGN}")
+    format = _format(chosen, root, tensors, source)
+    own = {name.removeprefix(root): name for name in tensors if name.startswith(tuple(root + part for part in _PARTS))}
+    if broken := [name for name in own.values() if name in tensors.problems]:
+        raise UserError(f"{source}: {broken[0]} {tensors.problems[broken[0]]}")
+    stated = read_json(opened.folder / CONFIG) if (opened.folder / CONFIG).is_file() else {}
+    stated = stated if format == "huggingface" and stated.get("model_type") == "upernet" else {}
+    held = tensors.renamed(own)
+    config, known, notes = _config(held.shapes, format, opened, stated, name, options or {}, assumed, flag)
+    given = heads_in(opened.path).get("pool_scales") or stated.get("pool_scales") or scales
+    heads, classes = heads_from_shapes(_kernels(held.shapes, format), given, source)
+    config = dataclasses.replace(config, num_classes=classes)
+    held, unfit = _with_auxiliary(held, heads, config, format)
+    heads = dataclasses.replace(heads, auxiliary_channels=0) if unfit else heads
+    like = nnx.to_pure_dict(nnx.state(abstract_upernet(config, heads)))
+    params, statistics = with_variables(config, heads, named_leaves(tensors_to_variables(held, like, config, format)))
+    info, named, cautions = _info(opened, stated, classes)
+    others = len(tensors) - len(own)
+    notes = [
+        *(*opened.notes, *opened.decisions, *tensors.notes, *choice),
+        *([f"prefix {root!r} removed from the names"] if root else []),
+        *([f"{others} tensors of other modules left out"] if others else []),
+        *(*unfit, *notes, *named, *cautions),
+    ]
+    dtype = dtypes_of({name: each for name, each in held.dtypes.items() if not name.endswith(COUNTERS)})
+    decisions = (*opened.decisions, *(choice if which is None else ()), *cautions)
+    return UPerNetWeights(params, config, known, format, dtype, tuple(notes), info, decisions, statistics, heads)
+
+
+def _root(chosen: Candidate, tensors: Tensors) -> str | None:
+    """Returns the prefix of the UPerNet around a backbone, or None if the backbone is not part of one."""
+    return next((scope for scope in chosen.enclosing() if scope + _SIGN in tensors.shapes), None)
+
+
+def _format(chosen: Candidate, root: str, tensors: Tensors, source: str) -> str:
+    for format, (classifier, backbone, norm) in _FORMATS.items():
+        if root + classifier not in tensors.shapes:
+            continue
+        whole = chosen.format == backbone and f"{root}backbone.{norm}" in tensors.shapes
+        if whole and chosen.prefix == f"{root}backbone.":
+            return format
+        what = f"a FocalNet without the norms of its outputs, such as backbone.{norm}"
+        if format == "huggingface" and chosen.format == "huggingface":
+            what = "transformers' FocalNetBackbone, whose maps are taken after the downsampling and not normalized"
+        elif chosen.format == "timm":
+            what = "timm's FocalNet, whose maps are not normalized"
+        raise UserError(
+            f"{source}: this UPerNet has {what}; this package's UPerNet, as the original's, needs a normalized map of "
+            "each stage before its downsampling: --head drop (init_head=drop) takes only the backbone"
+        )
+    raise UserError(f"{source}: the decode head lacks its last layer, {_FORMATS['mmseg'][0]}; expected a whole UPerNet")
+
+
+def _config(
+    shapes: Mapping[str, tuple[int, ...]],
+    format: str,
+    opened: Opened,
+    stated: Mapping[str, Any],
+    name: str | None,
+    options: Mapping[str, bool],
+    assumed: Mapping[str, bool] | None,
+    flag: str,
+) -> tuple[FocalNetConfig, str | None, list[str]]:
+    """Returns the config of the backbone, the released variant with these shapes and any focal windows, and notes."""
+    backbone = {key.removeprefix("backbone."): shape for key, shape in shapes.items() if key.startswith("backbone.")}
+    configured = options_in_config(stated.get("backbone_config") or {}, opened.folder / CONFIG)
+    source, overlapped = "the target model", backbone.get("patch_embed.proj.weight", (0,))[-1] == 7
+    if name is not None:
+        source, assumed = f"variant {name}", {key: getattr(variant_config(name), key) for key in NOT_FROM_SHAPES}
+    elif assumed is None and format == "mmseg" and not overlapped:
+        source, assumed = "mmsegmentation's FocalNet", _ORIGINAL
+    found = recognise(
+        backbone,
+        format=_FORMATS[format][1],
+        configured=configured,
+        overrides=options,
+        assumed=assumed,
+        flag=flag,
+    )
+    known = variant_of(found.config)
+    if name is not None and not is_variant(found.config, name, {"focal_windows": found.config.focal_windows}):
+        raise UserError(f"{opened.path}: these are not the weights of {name}, but of {known or 'no released variant'}")
+    unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")
+    config = dataclasses.replace(found.config, **{key: configured[key] for key in unshaped if key in configured})
+    sources = {key: source if found.sources[key] == "the target model" else found.sources[key] for key in _ORIGINAL}
+    return config, name or known, [f"{key}={getattr(config, key)} from {sources[key]}" for key in sources]
+
+
+def variant_of(config: FocalNetConfig) -> str | None:
+    """Returns the released variant that is equal to a backbone except for its focal windows, or None."""
+    windows = {"focal_windows": config.focal_windows}
+    return next((name for name in list_models() if is_variant(config, name, windows)), None)
+
+
+def _kernels(shapes: Mapping[str, tuple[int, ...]], format: str) -> dict[str, tuple[int, ...]]:
+    """Returns shapes of the kernels of the heads by the parameters' names, with the outputs as the last axis."""
+    kernels = {}
+    for row in UPERNET_TABLES[format]:
+        if row.params[0].endswith("/kernel") and not row.key.startswith("backbone."):
+            for key, shape in shapes.items():
+                if (match := row.pattern.fullmatch(key)) and len(shape) == row.layout.rank:
+                    kernels[row.params[0].format(**match.groupdict())] = (*shape[1:], shape[0])
+    return kernels
+
+
+def _with_auxiliary(held: Tensors, heads: Heads, config: FocalNetConfig, format: str) -> tuple[Tensors, list[str]]:
+    """Returns the tensors without an auxiliary head of another structure than the original's, and a note."""
+    given = {key: shape for key, shape in held.shapes.items() if key.startswith("auxiliary_head.")}
+    if not given:
+        return held, ["there is no auxiliary head"]
+    if heads.auxiliary_channels:
+        leaves = named_leaves(nnx.to_pure_dict(nnx.state(abstract_upernet(config, heads))))
+        entries = table_entries(UPERNET_TABLES[format], leaves, postln=config.use_postln, format=format)
+        wanted = {entry.key: entry.shape for entry in entries if entry.key.startswith("auxiliary_head.")}
+        if wanted == {key: shape for key, shape in given.items() if not key.endswith(COUNTERS)}:
+            return held, []
+    rest = held.renamed({key: key for key in held if key not in given})
+    return rest, ["the auxiliary head was left out: expected one convolution on the last but one stage"]
+
+
+def _info(opened: Opened, stated: Mapping[str, Any], classes: int) -> tuple[WeightsInfo, list[str], list[str]]:
+    """Returns class names, palette and normalization, notes, and warnings."""
+    content, folder = opened.content, opened.folder
+    info = own_info(opened.path, classes) or WeightsInfo()
+    if stated and (names := classes_in_config(folder / CONFIG, stated.get("id2label"), classes)):
+        info = dataclasses.replace(info, classes=names)
+    if stated and (folder / PREPROCESSOR).is_file() and info.preprocessing is None:
+        raw = read_json(folder / PREPROCESSOR)
+        data = {"mean": raw.get("image_mean"), "std": raw.get("image_std"), "image_size": 512}
+        info = dataclasses.replace(info, preprocessing=from_config(data), normalization_only=True)
+    if info.palette is None:
+        info = dataclasses.replace(info, palette=palette_of(content.palettes, classes))
+    names, note = class_names_of(content.class_lists, classes)
+    if names is None or info.classes is not None:
+        return info, [], []
+    info = dataclasses.replace(info, classes=names)
+    return (info, [note], []) if names else (info, [], [note])
+
+
+def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool], which: str | None) -> UPerNetWeights:
+    check_which(step, which)
+    with reading_metadata(step):
+        metadata = read_metadata(step)
+        if (task := stored_task(metadata)) != _SEGMENTATION:
+            raise UserError(f"{step} is a checkpoint of the task {task}; expected weights of segmentation")
+        _, config = model_from_metadata(metadata["model"])
+        stored = metadata["head"] if "head" in metadata else metadata["config"]["head"]
+        scales = heads_from_dict(stored).pool_scales
+    known = variant_of(config)
+    if name is not None and not is_variant(config, name, {"focal_windows": config.focal_windows}):
+        raise UserError(f"{step} contains {known or 'no released variant'}, not {name}: omit the name")
+    for key, value in options.items():
+        if getattr(config, key) != value:
+            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
+    with reading_metadata(step):
+        item = weights_item(step)
+        params, statistics = (read_arrays(step, each) for each in (item, _STATISTICS[item]))
+        arrays = params | statistics
+        shapes = {key: tuple(value.shape) for key, value in arrays.items()}
+        heads, classes = heads_from_shapes(shapes, scales, str(step))
+        config = dataclasses.replace(config, num_classes=classes)
+        wanted = named_leaves(nnx.to_pure_dict(nnx.state(abstract_upernet(config, heads))))
+        check_keys({key: tuple(leaf.shape) for key, leaf in wanted.items()}, shapes)
+        variables = with_variables(config, heads, arrays)
+    notes, info = (f"read from {step}",), checkpoint_info(metadata)
+    return UPerNetWeights(variables[0], config, known, "orbax", "float32", notes, info, (), variables[1], heads)
