@@ -9,6 +9,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import is_auto
 from focalnet_jax.convert.start import Start
+from focalnet_jax.tasks.segmentation.predictor import load_segmenter
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
 from focalnet_jax.tasks.segmentation.task import Segmentation
 
@@ -37,3 +38,4 @@ def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named:
 
 
 make_task = Segmentation.of
+load_predictor = load_segmenter

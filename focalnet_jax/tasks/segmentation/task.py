@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.config import model_config
 from focalnet_jax.convert.load import Loaded
@@ -19,6 +19,7 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import from_config, sides
 from focalnet_jax.data.source import check_class_count
 from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
@@ -101,8 +102,10 @@ class Segmentation:
         return self
 
     def metadata(self) -> dict[str, Any]:
-        """Returns `classes`, the names of the outputs."""
-        return {"classes": list(self.source.class_names)}
+        """Returns `classes`, the names of the outputs, and `palette`, their colours, if the data has colours."""
+        palette = self.source.palette
+        colours = {} if palette is None else {"palette": palette.tolist()}
+        return {"classes": list(self.source.class_names), **colours}
 
     def banner(self) -> dict[str, str]:
         """Returns the number of classes."""
@@ -122,18 +125,8 @@ class Segmentation:
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> UPerNet:
         """Returns UPerNet with fresh parameters."""
-        head = self.config.head
-        return UPerNet(
-            model_config(self.config),
-            self.config.model.num_classes,
-            precision=precision,
-            rngs=rngs,
-            platform=platform,
-            channels=head.channels,
-            pool_scales=head.pool_scales,
-            dropout=head.dropout,
-            auxiliary_channels=head.auxiliary_channels,
-            auxiliary=head.auxiliary_weight > 0,
+        return build_upernet(
+            model_config(self.config), self.config.head, precision=precision, rngs=rngs, platform=platform
         )
 
     def summarize(self, model: UPerNet | None = None) -> Summary:
@@ -195,3 +188,26 @@ class Segmentation:
         pixels[known] = (pixels[known] + over[known]) / 2
         names = [self.source.class_names[label] for label in np.unique(mask[known])]
         return np.round(pixels).astype(np.uint8), names
+
+
+def build_upernet(
+    model: FocalNetConfig,
+    head: ConfigDict | FrozenConfigDict,
+    *,
+    precision: Precision,
+    rngs: nnx.Rngs,
+    platform: str | None = None,
+) -> UPerNet:
+    """Returns UPerNet with fresh parameters, for the config of a backbone and a config's `head` section."""
+    return UPerNet(
+        model,
+        model.num_classes,
+        precision=precision,
+        rngs=rngs,
+        platform=platform,
+        channels=head.channels,
+        pool_scales=head.pool_scales,
+        dropout=head.dropout,
+        auxiliary_channels=head.auxiliary_channels,
+        auxiliary=head.auxiliary_weight > 0,
+    )
