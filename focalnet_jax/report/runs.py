@@ -11,9 +11,10 @@ from typing import Any
 from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.storage.address import AnyPath, is_bucket, resolved
 from focalnet_jax.storage.failures import StorageError, unreadable
-from focalnet_jax.storage.files import answering, exists, folders_in, read_text
+from focalnet_jax.storage.files import answering, exists, folders_in, read_text, requests
 
 METRICS = "metrics.jsonl"
+PREDICTIONS = "predictions.png"  # predictions of the newest evaluation beside the ground truth, if the run draws them
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class RunLog:
       name: name of the workdir.
       settings: values of the config by dotted key.
       curves: steps and values of each metric.
+      predictions: PNG with the predictions of the newest evaluation, or None.
     """
 
     name: str
     settings: dict[str, Any]
     curves: dict[str, tuple[list[int], list[float]]]
+    predictions: bytes | None = None
 
     @property
     def task(self) -> str:
@@ -73,6 +76,8 @@ def read_run(workdir: AnyPath) -> RunLog:
         lines = read_text(metrics).splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if exists(config) else {}
+        with requests(workdir):
+            predictions = (workdir / PREDICTIONS).read_bytes() if exists(workdir / PREDICTIONS) else None
     except UserError:  # names the damaged file
         raise
     except (ValueError, AttributeError) as error:  # such as a dot in a key
@@ -109,7 +114,7 @@ def read_run(workdir: AnyPath) -> RunLog:
     if not curves:
         raise UserError(f"the run in {workdir} has logged nothing yet")
     name = os.fsencode(resolved(workdir).name).decode(errors="replace")  # file names may be invalid UTF-8
-    return RunLog(name, dict(settings), curves)
+    return RunLog(name, dict(settings), curves, predictions)
 
 
 def is_number(value: Any) -> bool:

@@ -51,9 +51,9 @@ def legend_entries(classes: np.ndarray, names: Sequence[str], colours: np.ndarra
     """
     shares = sorted(class_shares(classes), key=lambda each: each[0] == IGNORED)
     return [
-        Entry(f"ignored {share:.1%}", None)
+        Entry(f"ignored  {share:.1%}", None)
         if each == IGNORED
-        else Entry(f"{names[each]} {share:.1%}", tuple(colours[each].tolist()))
+        else Entry(f"{names[each]}  {share:.1%}", tuple(colours[each].tolist()))
         for each, share in shares
     ]
 

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Normalization
 from focalnet_jax.ops.resize import bilinear
+from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.losses import pixel_losses
+from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.tasks.segmentation.sources import PairSource
 from focalnet_jax.tasks.task import Metrics
 
@@ -102,3 +105,15 @@ class Overlap:
             f"loss {result['loss']:.4f}  on {result['examples']} examples"
         )
         return text
+
+    def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `image`, true `classes` and `predicted` classes `[B, H, W]` uint8 of a batch, for `draw`."""
+        image, classes = batch["image"], batch["classes"]
+        logits = model(normalize(image, self.normalization))
+        predicted = jnp.argmax(bilinear(logits, classes.shape[1:]), axis=-1).astype(jnp.uint8)
+        return {"image": image, "classes": classes, "predicted": predicted}
+
+    def draw(self, predicted: Mapping[str, np.ndarray], index: int) -> np.ndarray:
+        """Returns the image, its predicted classes and its true classes, `[H, W, 3]` uint8."""
+        arrays = (predicted[name][index] for name in ("image", "predicted", "classes"))
+        return comparison_figure(*arrays, short_names(self.source.class_names), colours_of(self.source))

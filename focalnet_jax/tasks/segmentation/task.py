@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.config import model_config
 from focalnet_jax.convert.load import Loaded
+from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.masks import IGNORED, MaskCoding
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import from_config, sides
@@ -25,6 +26,7 @@ from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import segmentation as settings
+from focalnet_jax.tasks.segmentation.figures import training_figure
 from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
 from focalnet_jax.tasks.segmentation.losses import hits, pixel_losses
 from focalnet_jax.tasks.segmentation.overlap import Overlap
@@ -179,15 +181,17 @@ class Segmentation:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch with the colours of its classes over it, and their names."""
-        colours = from_config(self.config.data).normalization
+        """Returns the image at `index` of a prepared batch beside the same image with its classes, above a legend.
+
+        Padding has the mean colour, and stripes like all ignored pixels. The caption has the number of classes and the
+        fraction of ignored pixels.
+        """
+        how = from_config(self.config.data).normalization
         image, mask = np.asarray(batch["image"][index]), np.asarray(batch["mask"][index])
-        pixels = 255 * np.clip(image * colours.std + colours.mean, 0, 1)
+        pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
+        figure = training_figure(pixels, mask, short_names(self.source.class_names), colours_of(self.source))
         known = mask != IGNORED
-        over = colours_of(self.source)[np.where(known, mask, 0)]
-        pixels[known] = (pixels[known] + over[known]) / 2
-        names = [self.source.class_names[label] for label in np.unique(mask[known])]
-        return np.round(pixels).astype(np.uint8), names
+        return figure, [f"{len(np.unique(mask[known]))} classes, {1 - known.mean():.0%} ignored"]
 
 
 def build_upernet(
