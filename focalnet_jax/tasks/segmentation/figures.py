@@ -39,7 +39,8 @@ def comparison_figure(
     """
     height, width = mask.shape
     factor = min(1.0, _MOST / max(height, width))
-    image = at_least(_LEAST, resize(image, (max(1, round(height * factor)), max(1, round(width * factor)))))
+    image = resize(image, (max(1, round(height * factor)), max(1, round(width * factor))))
+    image = at_least(_LEAST, image, _MOST)
     drawn = [draw_classes(image, classes, colours) for classes in (predicted, mask)]
     row = in_a_row([image, *drawn], ["image", "prediction", "ground truth"])
     return with_legend(row, _overlaps(predicted, mask, names, colours))

@@ -13,7 +13,7 @@ from PIL import Image
 from focalnet_jax.data.drawing import at_least
 from focalnet_jax.tasks.segmentation.legend import class_shares, draw_classes, legend_entries, with_legend
 
-_LEAST_SIDE = 240  # pixels, so that the legend can be read
+_LEAST_SIDE, _MOST_SIDE = 240, 4096  # pixels of an enlarged image, so that the legend can be read
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class SegmentPrediction:
 
         A small image is enlarged.
         """
-        image = at_least(_LEAST_SIDE, image)
+        image = at_least(_LEAST_SIDE, image, _MOST_SIDE)
         entries = legend_entries(self.classes, self.names, self.colours)
         return with_legend(draw_classes(image, self.classes, self.colours), entries)
 
