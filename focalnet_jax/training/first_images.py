@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from focalnet_jax.data.host import Batch
 from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
@@ -13,7 +14,9 @@ from focalnet_jax.training.state import TrainSpec, Variables
 
 
 class FirstImages:
-    """Computes arrays for the first images of an evaluation.
+    """Computes arrays for some images of the first batch of an evaluation, which are spread over the batch.
+
+    Neighbours in a data set are often similar, for example of the same folder.
 
     Args:
       spec: `TrainSpec` of the run.
@@ -30,7 +33,9 @@ class FirstImages:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 arrays = look(variables, batch)
             # The model processes the whole batch, because model and batch may be sharded.
-            return jax.tree.map(lambda leaf: leaf[:count], (batch["mask"], arrays))
+            size = len(batch["mask"])
+            places = np.arange(min(count, size)) * size // max(1, min(count, size))
+            return jax.tree.map(lambda leaf: leaf[places], (batch["mask"], arrays))
 
         self._first = jax.jit(first, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
 
@@ -42,7 +47,7 @@ class FirstImages:
             yield batch
 
     def arrays(self, variables: Variables) -> Any | None:
-        """Returns the arrays of `look` for the first images of the batch that `watch` kept, without its padding.
+        """Returns the arrays of `look` for images of the batch that `watch` kept, without the padding of a last batch.
 
         Returns None if no batch was kept. All processes must call this method.
         """

@@ -241,7 +241,7 @@ class _Loop:
         return not stop
 
     def _draw(self) -> None:
-        """Writes figures of the first images of the main evaluation."""
+        """Writes figures of some images of the main evaluation."""
         variables = self.run.state.result
         maps, predictions = self.maps.draw(variables), self.predictions.draw(variables)
         self.writer.draw(self.run.step, maps | predictions)

@@ -19,7 +19,7 @@ _SIDE = 112  # height of a map in pixels
 
 
 class MapsLog(FirstImages):
-    """Draws the maps of the first validation images, one sheet per image with one row per stage.
+    """Draws the maps of some validation images, one sheet per image with one row per stage.
 
     Args:
       spec: `TrainSpec` of the run.
@@ -42,7 +42,7 @@ class MapsLog(FirstImages):
         return model
 
     def draw(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Returns sheets `[H, W, 3]` uint8 by name, for the first images of the batch that `watch` kept.
+        """Returns sheets `[H, W, 3]` uint8 by name, for images of the batch that `watch` kept.
 
         Returns {} if no batch was kept. All processes must call this method.
         """

@@ -16,7 +16,7 @@ PREDICTIONS = "predictions.png"  # file in the workdir with the images of the ne
 
 
 class PredictionsLog(FirstImages):
-    """Draws the predictions for the first validation images.
+    """Draws the predictions for some validation images.
 
     Args:
       spec: `TrainSpec` of the run.
@@ -33,7 +33,7 @@ class PredictionsLog(FirstImages):
         super().__init__(spec, count, predict)
 
     def draw(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Returns images `[H, W, 3]` uint8 by name, for the first images of the batch that `watch` kept.
+        """Returns images `[H, W, 3]` uint8 by name, for images of the batch that `watch` kept.
 
         Returns {} if no batch was kept. All processes must call this method.
         """

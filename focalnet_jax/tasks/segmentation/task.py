@@ -191,7 +191,8 @@ class Segmentation:
         pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
         figure = training_figure(pixels, mask, short_names(self.source.class_names), colours_of(self.source))
         known = mask != IGNORED
-        return figure, [f"{len(np.unique(mask[known]))} classes, {1 - known.mean():.0%} ignored"]
+        count = len(np.unique(mask[known]))
+        return figure, [f"{count} class{'es' * (count != 1)}, {1 - known.mean():.0%} ignored"]
 
 
 def build_upernet(

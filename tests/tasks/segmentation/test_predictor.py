@@ -171,7 +171,7 @@ def test_a_run_shows_predictions_beside_the_ground_truth_in_tensorboard_and_in_i
     assert sorted(shown) == [(step, f"predictions/picture_{number}") for step in (3, 6) for number in (1, 2)]
     source = DigitComposites("val")
     drawn = [np.asarray(Image.open(io.BytesIO(shown[6, f"predictions/picture_{number}"]))) for number in (1, 2)]
-    for index, figure in enumerate(drawn):
+    for index, figure in zip((0, 8), drawn, strict=True):  # spread over a batch of 16
         image, mask = source[index]
         enlarged, mask = (each.repeat(3, axis=0).repeat(3, axis=1) for each in (image, mask))  # to 160 pixels or more
         top = next(row for row in range(40) if (figure[row : row + 192, :192] == enlarged).all())  # below the titles
