@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ Batch = dict[str, np.ndarray]
 
 
 class EvalHost(Protocol):
-    """Converts the examples of a source to arrays of fixed shapes, without a batch axis.
+    """Converts the examples of a source to arrays without a batch axis, whose shapes are fixed in training.
 
     A host is pickled and sent to reader processes. It therefore uses only NumPy, and its module does not import JAX.
     """
@@ -20,6 +21,15 @@ class EvalHost(Protocol):
 
         Raises:
           UnreadableImageError: the image cannot be decoded.
+        """
+
+    def groups(self, source: Any) -> Sequence[Sequence[int]]:
+        """Returns the indices of the examples whose arrays for evaluation have equal shapes, for each shape.
+
+        Every index is in one group. Hosts that produce equal shapes return one group.
+
+        Raises:
+          UserError: the size of an image is needed and cannot be read.
         """
 
 

@@ -119,22 +119,35 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, host: EvalHost, *, batch_size: int, reading: ReadOptions = ReadOptions()
+    source: Source,
+    host: EvalHost,
+    *,
+    batch_size: int,
+    groups: Sequence[Sequence[int]] | None = None,
+    reading: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
     """Yields this host's slices of global batches that together contain every example exactly once.
 
-    The last batch is padded; `mask` is 1 for an example and 0 for padding.
+    The last batch of each group is padded; `mask` is 1 for an example and 0 for padding.
+
+    Args:
+      source: the examples.
+      host: `EvalHost` that converts an example to arrays.
+      batch_size: global batch size.
+      groups: indices of examples whose arrays have equal shapes, see `EvalHost.groups`. A batch contains examples of
+        one group. By default, there is one group.
+      reading: options that do not change the batches.
 
     Yields:
       The arrays of `host.eval_example`, `[B / hosts, ...]`, and `mask` `[B / hosts]` float32.
 
     Raises:
-      UserError: an image cannot be read; the message names the image.
+      UserError: an image cannot be read, or its shape is not that of its group; the message names the image.
       RunFailedError: a reader process died, or no batch arrived for `stall_seconds`.
     """
     local = reading.host.slice(batch_size)
-    batches = -(-len(source) // batch_size)
-    padding: list[Batch] = []
+    order = _whole_batches([range(len(source))] if groups is None else groups, batch_size)  # [batches, batch_size]
+    padding: dict[int, Batch] = {}  # by the index of the first example of a batch
 
     def read(index: int) -> Batch:
         try:
@@ -144,14 +157,26 @@ def eval_batches(
 
     def example(flat: int) -> Batch:
         batch, row = divmod(flat, len(local))
-        index = batch * batch_size + local[row]
-        if index < len(source):
-            return read(index) | {"mask": np.float32(1)}
-        if not padding:
-            padding.append({name: np.zeros_like(value) for name, value in read(0).items()})
-        return padding[0] | {"mask": np.float32(0)}
+        first, index = order[batch, 0], order[batch, local[row]]
+        if index >= 0:
+            return read(int(index)) | {"mask": np.float32(1)}
+        if first not in padding:
+            padding[first] = {name: np.zeros_like(value) for name, value in read(int(first)).items()}
+        return padding[first] | {"mask": np.float32(0)}
 
-    return _read(batches * len(local), example, len(local), reading)
+    def named(flat: int) -> str:
+        batch, row = divmod(flat, len(local))
+        return source.name(int(order[batch, local[row]]))
+
+    return _read(order.shape[0] * len(local), example, len(local), reading, named)
+
+
+def _whole_batches(groups: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
+    """Returns the indices of the examples of each global batch, `[batches, batch_size]` int64, and -1 for padding."""
+    order = [np.empty(0, np.int64)]
+    for group in groups:
+        order += [np.asarray(group, np.int64), np.full(-len(group) % batch_size, -1)]
+    return np.concatenate(order).reshape(-1, batch_size)
 
 
 def _next_readable(source: Source, host: Host, first: int, seed: int, position: int) -> tuple[int, Batch]:
@@ -168,7 +193,13 @@ def _next_readable(source: Source, host: Host, first: int, seed: int, position: 
     )
 
 
-def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading: ReadOptions) -> Iterator[Batch]:
+def _read(
+    count: int,
+    example: Callable[[int], Batch],
+    batch_size: int,
+    reading: ReadOptions,
+    named: Callable[[int], str] = str,
+) -> Iterator[Batch]:
     threads = reading.threads
 
     def batch(index: int) -> Batch:
@@ -180,6 +211,12 @@ def _read(count: int, example: Callable[[int], Batch], batch_size: int, reading:
             for row in rows:
                 values = example(index * batch_size + row) if row else first
                 for name, value in values.items():
+                    if np.shape(value) != arrays[name].shape[1:]:
+                        raise UserError(
+                            f"{named(index * batch_size + row)} has {name} of the shape {list(np.shape(value))} in a "
+                            f"batch of the shape {list(arrays[name].shape[1:])}: its file states a wrong size; save it "
+                            "anew"
+                        )
                     arrays[name][row] = value
 
         if threads:

@@ -136,6 +136,10 @@ def page(runs: Sequence[RunLog]) -> str:
     if differing := _differing(runs):
         rows = [[key, *(str(run.settings.get(key)) for run in runs)] for key in differing]
         parts += ["<h2>Settings that differ</h2>", _table(["key", *(run.name for run in runs)], rows)]
+    for run in runs:
+        for name, (titles, *rows) in run.tables.items():
+            of = "Last evaluation" if name == "eval" else f"Last evaluation {name}"
+            parts += [f"<h2>{html.escape(f'{of} of {run.name}')}</h2>", _table(titles, rows)]
     if shown := [run for run in runs if run.predictions]:
         parts += ["<h2>Predictions of the newest evaluation</h2>", *map(_predictions, shown)]
     return "\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from focalnet_jax.settings.tasks import task_of
@@ -15,6 +15,7 @@ from focalnet_jax.storage.files import answering, exists, folders_in, read_text,
 
 METRICS = "metrics.jsonl"
 PREDICTIONS = "predictions.png"  # predictions of the newest evaluation beside the ground truth, if the run draws them
+_TABLE = "/table"  # end of the names of tables in metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class RunLog:
       name: name of the workdir.
       settings: values of the config by dotted key.
       curves: steps and values of each metric.
+      tables: the last table of each evaluation by its prefix, with a row of titles.
       predictions: PNG with the predictions of the newest evaluation, or None.
     """
 
     name: str
     settings: dict[str, Any]
     curves: dict[str, tuple[list[int], list[float]]]
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
     predictions: bytes | None = None
 
     @property
@@ -89,6 +92,7 @@ def read_run(workdir: AnyPath) -> RunLog:
     except OSError as error:
         raise UserError(f"cannot read {error.filename or workdir}: {error.strerror}") from error
     curves: dict[str, tuple[list[int], list[float]]] = {}
+    tables: dict[str, list[list[str]]] = {}
     for line in lines:
         try:
             row = json.loads(line)
@@ -102,6 +106,7 @@ def read_run(workdir: AnyPath) -> RunLog:
             RecursionError,
         ):  # being written, or not of a run
             continue
+        tables |= {name.removesuffix(_TABLE): rows for name, rows in row.items() if name.endswith(_TABLE) and rows}
         for name, value in numbers.items():
             if name != "step":
                 steps, values = curves.setdefault(name, ([], []))
@@ -114,7 +119,7 @@ def read_run(workdir: AnyPath) -> RunLog:
     if not curves:
         raise UserError(f"the run in {workdir} has logged nothing yet")
     name = os.fsencode(resolved(workdir).name).decode(errors="replace")  # file names may be invalid UTF-8
-    return RunLog(name, dict(settings), curves, predictions)
+    return RunLog(name, dict(settings), curves, tables, predictions)
 
 
 def is_number(value: Any) -> bool:

@@ -45,9 +45,24 @@ def add_keys(config: ConfigDict) -> None:
     config.augment.flip = 0.5  # probability of a horizontal flip
     config.augment.photometric = True  # whether brightness, contrast, saturation and hue are distorted
 
+    config.inference = ConfigDict()  # of evaluations and predictions
+    config.inference.mode = "whole"  # whole (images at once) or slide (overlapping windows, whose logits are averaged)
+    config.inference.crop = (512, 512)  # slide: largest height and width of a window
+    config.inference.stride = (341, 341)  # slide: distance of windows down and to the right
+    config.inference.scales = (1.0,)  # ratios that multiply the box; probabilities are averaged over them
+    config.inference.flip = False  # whether probabilities are averaged over the image and its mirror image
+    # Long and short side that an image is resized to fit into; None: augment.box
+    config.inference.box = config_dict.placeholder(tuple)
+    # Sides of resized images are rounded to multiples of it, so that few programs are compiled; 1: exact sizes
+    config.inference.multiple = 32
+
 
 def _is_box(value: Any) -> bool:
     return len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+
+
+def _are_ratios(value: Any) -> bool:
+    return len(value) > 0 and all(isinstance(ratio, int | float) and 0 < ratio <= 8 for ratio in value)
 
 
 def _is_ratio(value: Any) -> bool:
@@ -71,4 +86,10 @@ CHECKS = {
     "augment.ratio": (_is_ratio, "(smallest, largest) ratio, positive"),
     "augment.cat_max_ratio": SHARE,
     "augment.flip": SHARE,
+    "inference.mode": (lambda v: v in ("whole", "slide"), "whole or slide"),
+    "inference.crop": (_is_box, "(height, width) in pixels, such as (512, 512)"),
+    "inference.stride": (_is_box, "(down, right) in pixels, such as (341, 341)"),
+    "inference.scales": (_are_ratios, "positive ratios such as (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)"),
+    "inference.box": (_is_box, "(long, short) side in pixels, such as (2048, 512)"),
+    "inference.multiple": (lambda v: 1 <= v <= 512, "1 to 512 pixels"),
 }

@@ -57,6 +57,9 @@ class Evaluation(Protocol):
     def details(self) -> dict[str, float | int]:
         """Returns facts about the evaluation that do not depend on the weights, such as a number of classes."""
 
+    def table(self) -> list[tuple[str, ...]]:
+        """Returns a table of results in detail, such as one row per class, after a row of titles; or an empty list."""
+
     def describe(self, result: Mapping[str, float]) -> str:
         """Describes the metrics in words, for one line of output."""
 

@@ -23,6 +23,7 @@ from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.agreement import check_same_data, check_same_run
 from focalnet_jax.training.data import open_eval_data
 from focalnet_jax.training.evaluation import evaluate
+from focalnet_jax.training.progress import aligned
 from focalnet_jax.training.resolve import resolve
 from focalnet_jax.training.state import Variables, abstract_variables, model_graph
 from focalnet_jax.training.step import make_eval_step
@@ -74,6 +75,8 @@ def evaluate_checkpoint(
         metrics = evaluate(step, variables, data.batches(), mesh, data.evaluation)
         if broken := [f"{metric} is {value}" for metric, value in metrics.items() if not math.isfinite(value)]:
             warn(f"{', '.join(broken)}: the weights or the outputs are NaN or infinite")
+        if table := data.evaluation.table():
+            print(aligned(table))
         metrics |= data.evaluation.details()
         result |= metrics if name == MAIN else {f"{name}/{metric}": value for metric, value in metrics.items()}
     result |= {"model": config.model.name, "checkpoint": loaded.source}

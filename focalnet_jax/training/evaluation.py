@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -28,10 +29,19 @@ class EvalData:
     batch_size: int
     reading: loader.ReadOptions
 
+    @cached_property
+    def _groups(self) -> Sequence[Sequence[int]]:
+        return self.host.groups(self.evaluation.source)  # may read a part of every example
+
     def batches(self) -> Iterator[Batch]:
         """Yields this host's part of the batches, with every example once."""
-        source = self.evaluation.source
-        return loader.eval_batches(source, self.host, batch_size=self.batch_size, reading=self.reading)
+        return loader.eval_batches(
+            self.evaluation.source,
+            self.host,
+            batch_size=self.batch_size,
+            groups=self._groups,
+            reading=self.reading,
+        )
 
 
 def evaluate(

@@ -231,10 +231,13 @@ class _Loop:
                     value = evaluated[run.best_metric]
                     if (saves or value > run.best) and run.save(evaluated, last=run.finished):
                         run.best = max(run.best, value)
-                self.writer.write(run.step, evaluated)
+                table = run.evaluations[name].evaluation.table()
+                self.writer.write(run.step, evaluated | ({f"{name}/table": table} if table else {}))
                 if name == MAIN:
                     self._draw()
                 self.progress.print_evaluation(name, run.step, run.evaluations[name].evaluation.describe(result))
+                if table and run.finished:
+                    self.progress.print_table(table)
         stop = not self.alone and anywhere(self.stop.received is not None)  # now, not some steps later
         if stop:  # saves even if the save before the evaluation was postponed
             run.save(last=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +138,20 @@ class Progress:
         """Prints one line for an evaluation, with its `result` in words."""
         which = "" if name == MAIN else f" {name}"
         print(f"evaluation{which} at step {step}: {result}", flush=True)
+
+    def print_table(self, table: Sequence[Sequence[str]]) -> None:
+        """Prints a table of an evaluation, one line per row."""
+        print(aligned(table), flush=True)
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Returns a table as lines of text, with the first column aligned left and the others right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for first, *others in table:
+        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 _RATES = (

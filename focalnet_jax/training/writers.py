@@ -68,11 +68,13 @@ class MetricsWriter:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one line `{"step": step, **values}`, with floats in full precision.
 
-        A value that is None, NaN or infinite is null in the file, and other writers do not receive it.
+        A value that is None, NaN or infinite is null in the file, and other writers do not receive it. Nor do they
+        receive tables, which are lists of rows.
         """
         self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
-        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+        numbers = {name: value for name, value in values.items() if value is not None and not isinstance(value, list)}
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         for other in self._others:
             other.write(step, finite)
 

@@ -94,6 +94,10 @@ class Accuracy:
         """Returns `subset_classes`, the number of outputs in the subset, or an empty dict if there is no subset."""
         return {"subset_classes": int(self.competing.sum())} if isinstance(self.competing, np.ndarray) else {}
 
+    def table(self) -> list[tuple[str, ...]]:
+        """Returns an empty list."""
+        return []
+
     def describe(self, result: Mapping[str, float]) -> str:
         """Describes accuracies, loss and the number of examples in words."""
         subset = ""

@@ -10,7 +10,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.data.decode import Picture, decode
 from focalnet_jax.data.policies import ColourJitter, parse_policy
 from focalnet_jax.data.preprocessing import Preprocessing, from_config
-from focalnet_jax.data.source import Label
+from focalnet_jax.data.source import Label, Source
 from focalnet_jax.data.transforms import EvalTransform, TrainTransform, eval_transform, train_transform
 
 
@@ -38,6 +38,10 @@ class ClassificationHost:
         """
         picture, label = example
         return {"image": self.evaluation(decode(picture)), "label": label}
+
+    def groups(self, source: Source) -> list[range]:
+        """Returns one group with all examples, because their images have equal sizes."""
+        return [range(len(source))]
 
 
 def make_host(config: FrozenConfigDict, preprocessing: Preprocessing | None = None) -> ClassificationHost:

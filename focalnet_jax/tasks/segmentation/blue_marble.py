@@ -65,7 +65,7 @@ class BlueMarble:
             for column in range(columns)
             if _is_val((column + 0.5) * side / width * 360 - 180) == (split == "val")
         ]
-        self._side = side
+        self._side, self.size = side, (side, side)
         self._corners = [corner for corner in corners if split == "val" or _is_mixed(self._cut(mask, corner))]
         if not self._corners:
             raise UserError(

@@ -32,6 +32,7 @@ class DigitComposites:
 
     class_names = ("background", *DigitsSource.class_names)
     palette = None
+    size = (SIDE, SIDE)
     coding = MaskCoding(len(class_names))
 
     def __init__(self, split: str):

@@ -46,6 +46,8 @@ class PairFolder:
       UserError: a folder is missing, no image has a mask, or the classes are unknown.
     """
 
+    size = None  # images may have different sizes
+
     def __init__(
         self,
         path: str | None,

@@ -17,10 +17,26 @@ def pixel_losses(logits: jax.Array, mask: jax.Array) -> jax.Array:
       logits: `[B, h, w, K]`, resized bilinearly to the size of the mask.
       mask: class numbers `[B, H, W]`.
     """
-    logits = bilinear(logits, mask.shape[1:])
+    return score_losses(bilinear(logits, mask.shape[1:]), mask)
+
+
+def score_losses(scores: jax.Array, mask: jax.Array, *, probabilities: bool = False) -> jax.Array:
+    """Returns the cross-entropy of every pixel, `[B, H, W]` float32, which is 0 where the mask is `IGNORED`.
+
+    Args:
+      scores: logits `[B, H, W, K]`, or probabilities.
+      mask: class numbers `[B, H, W]`.
+      probabilities: whether the scores are probabilities.
+    """
     known = mask != IGNORED
     labels = jnp.where(known, mask, 0).astype(jnp.int32)
-    return jnp.where(known, optax.softmax_cross_entropy_with_integer_labels(logits, labels), 0.0)
+    if probabilities:
+        smallest = jnp.finfo(scores.dtype).tiny
+        chosen = jnp.take_along_axis(scores, labels[..., None], axis=-1)[..., 0]
+        losses = -jnp.log(jnp.maximum(chosen, smallest))
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+    return jnp.where(known, losses, 0.0)
 
 
 def hits(logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -13,12 +13,11 @@ from flax import nnx
 from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.masks import IGNORED
-from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.preprocessing import Normalization
-from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
-from focalnet_jax.tasks.segmentation.losses import pixel_losses
+from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
+from focalnet_jax.tasks.segmentation.losses import score_losses
 from focalnet_jax.tasks.segmentation.palette import colours_of
+from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.tasks.segmentation.sources import PairSource
 from focalnet_jax.tasks.task import Metrics
 
@@ -32,22 +31,27 @@ class Overlap:
     Args:
       source: images with masks, or None to compile only.
       num_classes: number of classes K.
-      normalization: normalization of the images.
+      options: scales, flips and windows of inference.
     """
 
-    def __init__(self, source: PairSource | None, num_classes: int, normalization: Normalization):
-        self.source, self.num_classes, self.normalization = source, num_classes, normalization
+    def __init__(self, source: PairSource | None, num_classes: int, options: Inference):
+        self.source, self.num_classes, self.options = source, num_classes, options
         self.reset()
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Metrics:
         """Returns the pixels of each class `[K]`: `hits`, `predicted` and `true`; and sums of `loss` and `examples`.
 
-        An example whose `mask` in the batch is 0 is padding; the masks of classes are `classes`.
+        An example whose `mask` in the batch is 0 is padding; the masks of classes are `classes`, see `scores`.
         """
-        logits = model(normalize(batch["image"], self.normalization))
         classes, counted = batch["classes"], batch["mask"]
-        losses = pixel_losses(logits, classes).mean(axis=(1, 2))
-        predicted = jnp.argmax(bilinear(logits, classes.shape[1:]), axis=-1)  # [B, H, W]
+        computed = scores(model, batch, self.options)
+
+        def strip(scores: jax.Array, classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+            losses = score_losses(scores, classes, probabilities=computed.probabilities)
+            return jnp.argmax(scores, axis=-1).astype(jnp.uint8), losses.sum(axis=-1)
+
+        predicted, losses = each_strip(strip, computed, classes)  # [B, Hc, Wc], [B, Hc]
+        losses = losses.sum(axis=-1) / jnp.maximum(batch["size"].prod(axis=-1), 1)
         known = (classes != IGNORED) & (counted[:, None, None] > 0)
 
         def pixels(labels: jax.Array, where: jax.Array) -> jax.Array:
@@ -98,22 +102,37 @@ class Overlap:
         """Returns an empty dict: all facts are in the result."""
         return {}
 
+    def table(self) -> list[tuple[str, ...]]:
+        """Returns the IoU and the accuracy of each class in percent, after a row of titles.
+
+        A class that occurs neither in the masks nor in the predictions has no numbers.
+        """
+        names = self.source.class_names if self.source else map(str, range(self.num_classes))
+        hits, true = self._pixels["hits"], self._pixels["true"]
+        accuracies = 100 * np.divide(hits, true, out=np.full(len(hits), np.nan), where=true > 0)
+        rows = zip(names, self.class_ious(), accuracies, true / max(true.sum(), 1), strict=False)
+        shown = [(name, *(_percent(value) for value in (iou, acc, 100 * share))) for name, iou, acc, share in rows]
+        return [("class", "IoU %", "accuracy %", "pixels %"), *shown]
+
     def describe(self, result: Mapping[str, float]) -> str:
-        """Describes the metrics and the number of examples in words, and the IoU of the classes if they are few."""
-        text = (
+        """Describes the metrics and the number of examples in words."""
+        return (
             f"mIoU {result['miou']:.2f} %  mean accuracy {result['macc']:.2f} %  pixels {result['aacc']:.2f} %  "
             f"loss {result['loss']:.4f}  on {result['examples']} examples"
         )
-        return text
 
     def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Returns `image`, true `classes` and `predicted` classes `[B, H, W]` uint8 of a batch, for `draw`."""
-        image, classes = batch["image"], batch["classes"]
-        logits = model(normalize(image, self.normalization))
-        predicted = jnp.argmax(bilinear(logits, classes.shape[1:]), axis=-1).astype(jnp.uint8)
-        return {"image": image, "classes": classes, "predicted": predicted}
+        """Returns `image`, original `size`, true `classes` and `predicted` classes of a batch, for `draw`."""
+        shown = {name: batch[name] for name in ("image", "size", "classes")}
+        return shown | {"predicted": predict_classes(model, batch, self.options)}
 
     def draw(self, predicted: Mapping[str, np.ndarray], index: int) -> np.ndarray:
         """Returns the image, its predicted classes and its true classes, `[H, W, 3]` uint8."""
-        arrays = (predicted[name][index] for name in ("image", "predicted", "classes"))
-        return comparison_figure(*arrays, short_names(self.source.class_names), colours_of(self.source))
+        height, width = predicted["size"][index]
+        found, true = (predicted[name][index, :height, :width] for name in ("predicted", "classes"))
+        names = short_names(self.source.class_names)
+        return comparison_figure(predicted["image"][index], found, true, names, colours_of(self.source))
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"

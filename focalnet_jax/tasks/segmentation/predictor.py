@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,9 +22,9 @@ from focalnet_jax.config import default_config, flatten, replaced
 from focalnet_jax.convert.recognise import is_variant
 from focalnet_jax.convert.weights import check_which, describe_non_finite
 from focalnet_jax.data.class_lists import output_names, short_names
-from focalnet_jax.data.geometry import fitted_size, resize
+from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.preprocessing import Normalization, Preprocessing, from_config, sides
+from focalnet_jax.data.preprocessing import Preprocessing, from_config, sides
 from focalnet_jax.data.segment_classes import read_segment_classes
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNetConfig
@@ -32,13 +33,13 @@ from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.jitted import jitted
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import model_from_metadata
-from focalnet_jax.ops.resize import bilinear
+from focalnet_jax.tasks.segmentation.host import resized_images
+from focalnet_jax.tasks.segmentation.inference import each_strip, scores
 from focalnet_jax.tasks.segmentation.palette import class_colours
 from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
+from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
 from focalnet_jax.tasks.segmentation.task import build_upernet
 from focalnet_jax.tasks.task import Activation
-
-_MULTIPLE = 32  # sides of resized images are multiples, so that few shapes are compiled
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class Segmenter:
       labels: names of the K classes.
       colours: colours of the classes, `[K, 3]` uint8.
       preprocessing: normalization, and the size that `visualize` draws images in.
-      box: long and short side that images are resized to fit into.
+      inference: sizes that images are resized to, scales, flips and windows.
     """
 
     model: UPerNet
     labels: tuple[str, ...]
     colours: np.ndarray
     preprocessing: Preprocessing
-    box: tuple[int, int]
+    inference: Inference
 
     assumed = ""
 
@@ -72,7 +73,7 @@ class Segmenter:
     def description(self) -> str:
         """Numbers of parameters and classes, and the size of the inputs, in words."""
         parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))) / 1e6
-        fitted = f"images resized to fit into {self.box[0]}x{self.box[1]} pixels"
+        fitted = f"images resized to fit into {self.inference.box[0]}x{self.inference.box[1]} pixels"
         return f"with UPerNet {parameters:.3g} M parameters, {len(self.labels)} classes, {fitted}"
 
     @cached_property
@@ -84,12 +85,8 @@ class Segmenter:
         """Does nothing: a segmentation model always has a head."""
 
     def transform(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image `[H, W, 3]` uint8 resized to fit into `box`, `[h, w, 3]` uint8.
-
-        Sides are rounded to multiples of 32.
-        """
-        fitted = fitted_size(*image.shape[:2], self.box)
-        return resize(image, tuple(max(_MULTIPLE, round(side / _MULTIPLE) * _MULTIPLE) for side in fitted))
+        """Returns an image `[H, W, 3]` uint8 resized as in an evaluation, at the first scale, `[h, w, 3]` uint8."""
+        return resize(image, self.inference.sizes(*image.shape[:2])[0])
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
@@ -101,11 +98,13 @@ class Segmenter:
         Raises:
           RunFailedError: a logit is NaN or infinite, so that there is no most probable class.
         """
-        resized, how = self.transform(image), self.preprocessing.normalization
-        classes, finite = _classes(self.model, resized[None], how, image.shape[:2])
+        height, width, _ = image.shape
+        canvas = np.zeros(self.inference.canvas(height, width), np.uint8)
+        batch = {name: array[None] for name, array in resized_images(image, self.inference).items()}
+        classes, finite = _classes(self.model, batch | {"classes": canvas[None]}, self.inference)
         if not finite:
             raise RunFailedError("the logits are NaN or infinite; the weights may have diverged: use other weights")
-        return np.asarray(classes[0])
+        return np.asarray(classes[0, :height, :width])
 
     def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[SegmentPrediction]:
         """Returns the prediction for each image `[H, W, 3]` uint8. Raises the errors of `classes`."""
@@ -116,14 +115,15 @@ class Segmenter:
         return []
 
 
-@partial(jitted, static_argnums=(2, 3))
-def _classes(
-    model: UPerNet, images: jax.Array, normalization: Normalization, size: tuple[int, int]
-) -> tuple[jax.Array, jax.Array]:
-    """Returns classes `[B, *size]` uint8 of images `[B, h, w, 3]` uint8, and whether all logits are finite."""
-    logits = model(normalize(images, normalization))
-    resized = bilinear(bilinear(logits, images.shape[1:3]), size)
-    return jnp.argmax(resized, axis=-1).astype(jnp.uint8), jnp.isfinite(logits).all()
+@partial(jitted, static_argnums=(2,))
+def _classes(model: UPerNet, batch: Mapping[str, jax.Array], options: Inference) -> tuple[jax.Array, jax.Array]:
+    """Returns the classes of the canvas `[B, Hc, Wc]` uint8, and whether all scores are finite."""
+
+    def best(scores: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.argmax(scores, axis=-1).astype(jnp.uint8), jnp.isfinite(scores).all(axis=-1)
+
+    classes, finite = each_strip(best, scores(model, batch, options), batch["classes"])
+    return classes, finite.all()
 
 
 def load_segmenter(
@@ -178,10 +178,11 @@ def load_segmenter(
         raise UserError(f"{classes} has {len(listed.names)} classes; expected {outputs}, one for each output of {path}")
     names = output_names(outputs, metadata.get("classes") if listed is None else listed.names)
     palette = metadata.get("palette") if listed is None or listed.palette is None else listed.palette
-    how, box = from_config(stored.data), tuple(stored.augment.box)
+    how, inference = from_config(stored.data), inference_of(stored)
     if image_size is not None:
-        how, box = how.at(sides(image_size)), _fitting(image_size, box)
-    return Segmenter(nnx.merge(graph, *read), tuple(names), class_colours(outputs, palette), how, box)
+        how = how.at(sides(image_size))
+        inference = dataclasses.replace(inference, box=_fitting(image_size, inference.box))
+    return Segmenter(nnx.merge(graph, *read), tuple(names), class_colours(outputs, palette), how, inference)
 
 
 def _fitting(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

@@ -34,6 +34,8 @@ class PairRecords:
       UserError: see `TfdsRecords`; or the data set has no images or masks, or other numbers of classes.
     """
 
+    size = None  # images may have different sizes
+
     def __init__(
         self,
         path: str | None,

@@ -26,12 +26,14 @@ class PairSource(Protocol):
       class_names: names of the classes 0, 1, ...
       palette: colours in which the classes are drawn, `[K, 3]` uint8, or None.
       coding: coding of the masks.
+      size: height and width of every image, or None if they may differ.
       fingerprint: text that differs between different data.
     """
 
     class_names: tuple[str, ...]
     palette: np.ndarray | None
     coding: MaskCoding
+    size: tuple[int, int] | None
     fingerprint: str
 
     def __len__(self) -> int:

@@ -31,6 +31,7 @@ from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
 from focalnet_jax.tasks.segmentation.losses import hits, pixel_losses
 from focalnet_jax.tasks.segmentation.overlap import Overlap
 from focalnet_jax.tasks.segmentation.palette import colours_of
+from focalnet_jax.tasks.segmentation.shapes import inference_of
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
 from focalnet_jax.tasks.task import Metrics
 
@@ -73,8 +74,8 @@ class Segmentation:
         for each in (source, *opened.values()):
             if each is not None:
                 check_class_count(each, config.model.num_classes)
-        normalization = from_config(config.data).normalization
-        measured = {name: Overlap(each, config.model.num_classes, normalization) for name, each in opened.items()}
+        options = inference_of(config)
+        measured = {name: Overlap(each, config.model.num_classes, options) for name, each in opened.items()}
         return cls(config, make_host(config, coding), source, measured)
 
     def start_fresh(self) -> Segmentation:
