@@ -46,6 +46,7 @@ def get_config(variant: str = ""):
     config.data.path = REQUIRED
     config.data.image_size = 512
     config.eval_every_steps = config.checkpoint_every_steps = 16_000
+    config.log_predictions = 4
     if "smoke" in options:
         shrink_to_smoke(config)
         config.model.num_classes = 11

@@ -122,6 +122,8 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.compilation_cache = "~/.cache/focalnet_jax"  # folder of compiled programs to reuse; "": no cache
     config.log_statistics = False  # also log the norm of every parameter and gradient
     config.log_maps = 0  # number of validation images whose modulators and gates TensorBoard shows
+    # Number of validation images that TensorBoard and reports show with their predictions and the ground truth
+    config.log_predictions = 0
     config.eval_every_epochs = config_dict.placeholder(float)  # if neither is set: at the end of the run
     config.eval_every_steps = config_dict.placeholder(int)
     config.checkpoint_every_epochs = config_dict.placeholder(float)  # if neither is set: at every evaluation

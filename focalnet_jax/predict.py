@@ -1,7 +1,9 @@
 """Predict the contents of images: python -m focalnet_jax.predict IMAGE... --checkpoint PATH [--topk 5] [--out DIR].
 
-Images are resized and cropped as in an evaluation. Prints one line per image with its most probable classes and their
-probabilities; with --json, one JSON object per image. With --out, also draws each image with its prediction.
+Images are resized as in an evaluation. Prints one line per image: for a classifier, its most probable classes and their
+probabilities; for a segmentation model, its largest classes and their shares of the pixels. With --json, prints one
+JSON object per image. With --out, also draws each image with its prediction, and writes masks of segmentation models to
+DIR/masks.
 """
 
 import json
@@ -59,6 +61,7 @@ def main(arguments: list[str]) -> int:
     if flags.out is not None:
         drawings = {path: flags.out / f"{name}.png" for path, name in output_file_names(paths).items()}
         check_not_sources(drawings.values(), paths)
+        sources = [path for path in paths if path.resolve().is_relative_to(flags.out.resolve())]
     stated = dict(image_size=size, options=check_options(flags.option), which=flags.weights, classes=flags.classes)
     predictor = load_predictor(flags.checkpoint, flags.model, **stated)
     predictor.check_head(flags.checkpoint)
@@ -86,6 +89,11 @@ def main(arguments: list[str]) -> int:
                 print(printable(f"{path}: {prediction.line()}"))
             if flags.out is not None:
                 write_result(drawings[path], encode_png(prediction.draw(image)))
+                for folder, content in prediction.files().items():
+                    target = flags.out / folder / drawings[path].name
+                    check_not_sources([target], sources)
+                    target.parent.mkdir(exist_ok=True)
+                    write_result(target, content)
     if broken:
         raise UserError("; ".join(broken))
     return 0

@@ -121,6 +121,13 @@ def staged(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def segmented(tmp_path_factory):
+    """The workdir of a short run of segmentation on composites of digits, which draws two predictions."""
+    flags = ["--config=configs/upernet_ade20k.py:smoke", "--config.log_predictions=2", "--config.eval_every_steps=3"]
+    return made_once(tmp_path_factory, "segmented", *flags)[0]
+
+
+@pytest.fixture(scope="session")
 def alone(tmp_path_factory):
     """The workdir of a run of 20 steps in one process with one device."""
     from tests.processes import SHORT

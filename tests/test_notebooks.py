@@ -21,7 +21,7 @@ from tests.quick import QUICK
 # Optimisation levels: the lowest for little computation; level 1 trains as fast as the highest level.
 LITTLE, SOME = QUICK, QUICK.replace("level=0", "level=1")
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = ("aot", "convert", "finetune", "modulation")
+NAMES = ("aot", "convert", "finetune", "modulation", "segmentation")
 
 
 def read(name):
@@ -84,6 +84,18 @@ def test_a_model_that_knows_digits_learns_another_question_from_few_pictures(exe
     assert result["top1"] > 80  # 60 % by chance
     assert result["top1"] > scratch + 5
     for cell in ("curves", "write-images", "compare", "predict"):
+        assert colours(done, cell) > 20
+
+
+def test_a_model_finds_petals_that_a_threshold_does_not_find(executed):
+    done = executed("segmentation", LITTLE)
+    result = json.loads(printed(done, "evaluate").splitlines()[-1])
+    threshold = float(re.search(r"mIoU ([\d.]+) %", printed(done, "threshold"))[1])
+    assert result["examples"] == 18
+    assert result["miou"] > threshold + 20
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", printed(done, "predict") + printed(done, "in-python"))]
+    assert shares[1] == shares[2] < shares[0]  # background, petals, and petals in Python
+    for cell in ("write", "batch", "predictions", "drawing"):
         assert colours(done, cell) > 20
 
 

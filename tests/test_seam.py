@@ -20,7 +20,7 @@ OTHERS = {
     "aot/bundles.py": {"label"},
     "aot/compilation.py": {"mask"},
     "report/page.py": {"label"},
-    "training/maps.py": {"mask"},
+    "training/first_images.py": {"mask"},
 }
 # A folder imports only from folders before it. Folders in the same tuple do not import each other.
 ORDER = (

@@ -1,4 +1,4 @@
-"""Encodes images as PNG, and shortens text to the width of an image."""
+"""Encodes and enlarges images, and shortens text to the width of an image."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ def encode_png(image: np.ndarray) -> bytes:
     written = io.BytesIO()
     Image.fromarray(image).save(written, "PNG")
     return written.getvalue()
+
+
+def at_least(side: int, image: np.ndarray, most: int | None = None) -> np.ndarray:
+    """Returns an image `[H, W, 3]` enlarged by repeating pixels, so that both sides have at least `side` pixels.
+
+    No side becomes longer than `most` pixels, even if the other side is shorter than `side` then.
+    """
+    times = -(-side // min(image.shape[:2]))
+    if most is not None:
+        times = max(1, min(times, most // max(image.shape[:2])))
+    return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:

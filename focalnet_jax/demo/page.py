@@ -17,7 +17,6 @@ from focalnet_jax.demo.panels import Explanation, Panel, block_panels, explain, 
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import read_picture
 from focalnet_jax.model import FocalNetConfig
-from focalnet_jax.model.summary import summarize
 from focalnet_jax.tasks.task import Predictor
 from focalnet_jax.visualize.figures import coloured
 
@@ -25,6 +24,7 @@ KEPT = 3600  # seconds for which a visitor's image and maps are kept
 STYLE = """
 .panels {display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 14px}
 .panels figure {margin: 0; max-width: 260px}
+.panels figure.wide {max-width: 800px; grid-column: 1 / -1}
 .panels img {width: 100%; display: block; border-radius: 4px}
 .panels figcaption {font-size: 13px; line-height: 1.35; margin-top: 5px}
 .panels .scale {display: flex; gap: 6px; align-items: center; font-variant-numeric: tabular-nums; margin-top: 3px}
@@ -119,7 +119,8 @@ def _figure(panel: Panel) -> str:
         strip = coloured(np.linspace(low, high, 64)[None], (1, 64), panel.colours, panel.limits)
         scale = f"<div class=scale>{low:.3g}<img alt='' src='{_source(strip)}'>{high:.3g}</div>"
     image = f"<img class=map alt='{name}' src='{_source(panel.pixels)}'>"
-    return f"<figure>{image}<figcaption><b>{name}</b><br>{meaning}{scale}</figcaption></figure>"
+    wide = " class=wide" if panel.wide else ""
+    return f"<figure{wide}>{image}<figcaption><b>{name}</b><br>{meaning}{scale}</figcaption></figure>"
 
 
 def _source(pixels: np.ndarray) -> str:
@@ -131,9 +132,7 @@ def _blocks(depth: int) -> list[tuple[str, int]]:
 
 
 def _describe(predictor: Predictor, source: str) -> str:
-    config, how = predictor.backbone.config, predictor.preprocessing
-    name = released_name(config) or "a FocalNet that is not a released variant"
-    parameters = f"{summarize(config, how.size).params / 1e6:.3g} M parameters"
-    size = "x".join(map(str, how.size[::-1]))
-    assumed = f"; the weights store no {predictor.assumed}; default: {how.describe()}" if predictor.assumed else ""
-    return f"`{source}`: {name}, {parameters}, {predictor.outputs}, images of {size} pixels{assumed}"
+    name = released_name(predictor.backbone.config) or "a FocalNet that is not a released variant"
+    how = predictor.preprocessing.describe()
+    assumed = f"; the weights store no {predictor.assumed}; default: {how}" if predictor.assumed else ""
+    return f"`{source}`: {name}, {predictor.description}{assumed}"

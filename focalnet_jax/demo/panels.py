@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from focalnet_jax.data.drawing import at_least
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.tasks.task import Activation, Prediction, Predictor
 from focalnet_jax.visualize.drawing import block_maps
 from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, coloured, laid_over
 from focalnet_jax.visualize.maps import StageMaps, modulation_maps
-from focalnet_jax.visualize.sheets import at_least
 
 _SHOWN = 224  # smallest side of a panel in pixels
 _OVERLAYS = 3  # number of activations drawn over the image
@@ -46,6 +46,7 @@ class Panel:
       pixels: the image, `[H, W, 3]` uint8.
       colours: name of the colour map, or an empty string for an image without a colour scale.
       limits: values of the first and the last colour.
+      wide: whether the panel needs the width of the page, for example because it contains text.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Panel:
     pixels: np.ndarray
     colours: str = ""
     limits: tuple[float, float] = (0.0, 0.0)
+    wide: bool = False
 
 
 def explain(predictor: Predictor, image: np.ndarray, topk: int) -> Explanation:
@@ -71,9 +73,9 @@ def prediction_panels(seen: Explanation) -> list[Panel]:
     """
     image = at_least(_SHOWN, seen.image)
     drawn = seen.activations[:_OVERLAYS]
-    panels = [Panel("the image", "the model's input, resized and cropped", image)]
+    panels = [Panel("the image", "the model's input, resized as in evaluation", image)]
     if not drawn:
-        return [*panels, Panel("the prediction", seen.prediction.line(), seen.prediction.draw(image))]
+        return [*panels, Panel("the prediction", seen.prediction.line(), seen.prediction.draw(image), wide=True)]
     limits = _limits([each.places for each in drawn])
     for each in drawn:
         pixels = laid_over(image, each.places, limits)

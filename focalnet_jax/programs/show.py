@@ -83,7 +83,7 @@ def draw_sheet(shown: Sequence[tuple[np.ndarray, list[str]]]) -> Image.Image:
     shape = shown[0][0].shape
     zoom = max(1, math.ceil(_SIDE / min(shape[:2])))
     tall, wide = zoom * shape[0], zoom * shape[1]
-    columns = min(len(shown), max(1, round(math.sqrt(1.6 * len(shown)))))
+    columns = min(len(shown), max(1, round(math.sqrt(1.6 * len(shown) * tall / wide))))
     rows = math.ceil(len(shown) / columns)
     width, height = wide + _MARGIN, tall + _LINES * _LINE + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")

@@ -140,7 +140,15 @@ def page(runs: Sequence[RunLog]) -> str:
         for name, (titles, *rows) in run.tables.items():
             of = "Last evaluation" if name == "eval" else f"Last evaluation {name}"
             parts += [f"<h2>{html.escape(f'{of} of {run.name}')}</h2>", _table(titles, rows)]
+    if shown := [run for run in runs if run.predictions]:
+        parts += ["<h2>Predictions of the newest evaluation</h2>", *map(_predictions, shown)]
     return "\n".join(parts) + "\n"
+
+
+def _predictions(run: RunLog) -> str:
+    """Returns the predictions of a run as HTML, with the image embedded."""
+    name, image = html.escape(run.name), base64.b64encode(run.predictions).decode()
+    return f'<h3>{name}</h3><img alt="predictions of {name}" src="data:image/png;base64,{image}">'
 
 
 _TOTALS = (("total_steps", "steps"), ("total_epochs", "epochs"))  # planned length, in steps or epochs

@@ -11,9 +11,10 @@ from typing import Any
 from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.storage.address import AnyPath, is_bucket, resolved
 from focalnet_jax.storage.failures import StorageError, unreadable
-from focalnet_jax.storage.files import answering, exists, folders_in, read_text
+from focalnet_jax.storage.files import answering, exists, folders_in, read_text, requests
 
 METRICS = "metrics.jsonl"
+PREDICTIONS = "predictions.png"  # predictions of the newest evaluation beside the ground truth, if the run draws them
 _TABLE = "/table"  # end of the names of tables in metrics.jsonl
 
 
@@ -26,12 +27,14 @@ class RunLog:
       settings: values of the config by dotted key.
       curves: steps and values of each metric.
       tables: the last table of each evaluation by its prefix, with a row of titles.
+      predictions: PNG with the predictions of the newest evaluation, or None.
     """
 
     name: str
     settings: dict[str, Any]
     curves: dict[str, tuple[list[int], list[float]]]
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    predictions: bytes | None = None
 
     @property
     def task(self) -> str:
@@ -76,6 +79,8 @@ def read_run(workdir: AnyPath) -> RunLog:
         lines = read_text(metrics).splitlines()
         config = workdir / "config.json"
         settings = flatten(ConfigDict(read_json(config))) if exists(config) else {}
+        with requests(workdir):
+            predictions = (workdir / PREDICTIONS).read_bytes() if exists(workdir / PREDICTIONS) else None
     except UserError:  # names the damaged file
         raise
     except (ValueError, AttributeError) as error:  # such as a dot in a key
@@ -114,7 +119,7 @@ def read_run(workdir: AnyPath) -> RunLog:
     if not curves:
         raise UserError(f"the run in {workdir} has logged nothing yet")
     name = os.fsencode(resolved(workdir).name).decode(errors="replace")  # file names may be invalid UTF-8
-    return RunLog(name, dict(settings), curves, tables)
+    return RunLog(name, dict(settings), curves, tables, predictions)
 
 
 def is_number(value: Any) -> bool:

@@ -88,6 +88,7 @@ CHECKS = {
     "health.spike_factor": (lambda v: v == 0 or 1 < v < math.inf, "0, or a number above 1"),
     "log_every_steps": POSITIVE,
     "log_maps": NOT_NEGATIVE,
+    "log_predictions": NOT_NEGATIVE,
     "writers": (
         lambda v: all(isinstance(name, str) for name in v) and len(set(v)) == len(v),
         "names such as ('tensorboard',), each once",

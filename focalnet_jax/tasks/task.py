@@ -64,6 +64,15 @@ class Evaluation(Protocol):
     def describe(self, result: Mapping[str, float]) -> str:
         """Describes the metrics in words, for one line of output."""
 
+    def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Any:
+        """Returns the arrays that `draw` receives, with leaves `[B, ...]`. JAX traces this method."""
+
+    def draw(self, predicted: Any, index: int) -> np.ndarray:
+        """Returns an image `[H, W, 3]` uint8 of the prediction for one example beside its ground truth.
+
+        `index` is the place of the example in the arrays of `predict`.
+        """
+
 
 class Prediction(Protocol):
     """A model's prediction for one image."""
@@ -78,10 +87,13 @@ class Prediction(Protocol):
         """Returns the image `[H, W, 3]` uint8 with the prediction drawn into or beside it."""
 
     def scores(self) -> dict[str, float]:
-        """Returns probabilities in [0, 1] by class name, the largest first.
+        """Returns probabilities, or fractions of the image, in [0, 1] by class name, the largest first.
 
-        The result is empty for a task whose predictions are not single class names.
+        The result is empty for a task whose predictions are not classes.
         """
+
+    def files(self) -> dict[str, bytes]:
+        """Returns images to write in addition to `draw`, encoded as PNG, by the name of the folder for each."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +118,13 @@ class Predictor(Protocol):
       backbone: FocalNet's patch embedding and stages, whose maps `visualize` and `demo` draw.
       preprocessing: preprocessing from images to the input of the backbone.
       assumed: parts of the preprocessing that are not stored with the weights, in words; empty if all parts are stored.
-      outputs: the possible predictions in words, such as "1000 classes".
+      description: size of the model, possible predictions and size of the inputs, in words.
     """
 
     backbone: Backbone
     preprocessing: Preprocessing
     assumed: str
-    outputs: str
+    description: str
 
     def check_head(self, path: str | Path) -> None:
         """Raises `UserError` if the weights, which come from `path`, have no head and cannot predict."""
@@ -124,7 +136,7 @@ class Predictor(Protocol):
         """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
 
     def predictions(self, images: Sequence[np.ndarray], topk: int) -> Sequence[Prediction]:
-        """Returns one prediction for each image `[H, W, 3]` uint8, with at most `topk` names."""
+        """Returns one prediction for each image `[H, W, 3]` uint8, whose line has at most `topk` names."""
 
     def activations(self, images: jax.Array, topk: int) -> Sequence[Activation]:
         """Returns activation maps of the `topk` most probable classes for one normalized image `[1, h, w, 3]`.

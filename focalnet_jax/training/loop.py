@@ -25,6 +25,7 @@ from focalnet_jax.storage.patience import patience
 from focalnet_jax.training.agreement import check_same_run, check_same_workdir
 from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.maps import MapsLog
+from focalnet_jax.training.predictions import PREDICTIONS, PredictionsLog, stacked
 from focalnet_jax.training.profiling import Profile
 from focalnet_jax.training.progress import Progress
 from focalnet_jax.training.resolve import watchdog_seconds
@@ -108,6 +109,7 @@ class _Loop:
             name: make_eval_step(spec.graph, spec.mesh, data.evaluation) for name, data in run.evaluations.items()
         }
         self.maps = MapsLog(spec, run.config.log_maps)
+        self.predictions = PredictionsLog(spec, run.evaluations[MAIN].evaluation, run.config.log_predictions)
 
     def run_to_end(self) -> bool:
         """Runs the remaining steps. Returns whether a signal stopped the run before the end."""
@@ -232,7 +234,7 @@ class _Loop:
                 table = run.evaluations[name].evaluation.table()
                 self.writer.write(run.step, evaluated | ({f"{name}/table": table} if table else {}))
                 if name == MAIN:
-                    self.writer.draw(run.step, self.maps.draw(run.state.result))
+                    self._draw()
                 self.progress.print_evaluation(name, run.step, run.evaluations[name].evaluation.describe(result))
                 if table and run.finished:
                     self.progress.print_table(table)
@@ -241,12 +243,20 @@ class _Loop:
             run.save(last=True)
         return not stop
 
+    def _draw(self) -> None:
+        """Writes figures of some images of the main evaluation."""
+        variables = self.run.state.result
+        maps, predictions = self.maps.draw(variables), self.predictions.draw(variables)
+        self.writer.draw(self.run.step, maps | predictions)
+        if predictions:
+            self.writer.keep(PREDICTIONS, stacked(list(predictions.values())))
+
     def _measure(self, name: str) -> dict[str, float | int] | None:
         """Returns the metrics of an evaluation, or None if a signal cut the evaluation short."""
         run, data = self.run, self.run.evaluations[name]
         batches = takewhile(lambda _: not (self.alone and self.stop.received), data.batches())
         if name == MAIN:
-            batches = self.maps.watch(batches)
+            batches = self.predictions.watch(self.maps.watch(batches))
         watched = self.watchdog.each(batches, f"a batch of the evaluation at step {run.step}")
         result = evaluate(self.eval_steps[name], run.state.result, watched, run.spec.mesh, data.evaluation)
         return None if self.alone and self.stop.received else result

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
-from focalnet_jax.data.host import Batch
-from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
 from focalnet_jax.errors import UserError
+from focalnet_jax.training.first_images import FirstImages
 from focalnet_jax.training.state import TrainSpec, Variables, merge_model
 from focalnet_jax.visualize.maps import look_at_modulation, map_names
 
 _SIDE = 112  # height of a map in pixels
 
 
-class MapsLog:
-    """Draws the maps of the first validation images, one sheet per image with one row per stage.
+class MapsLog(FirstImages):
+    """Draws the maps of some validation images, one sheet per image with one row per stage.
 
     Args:
       spec: `TrainSpec` of the run.
@@ -28,27 +27,12 @@ class MapsLog:
     """
 
     def __init__(self, spec: TrainSpec, count: int):
-        self.spec, self.count = spec, count
-        self._batch: Batch | None = None
-        mesh = spec.mesh
+        def look(variables: Variables, batch: dict[str, jax.Array]) -> tuple[jax.Array, list[dict[str, jax.Array]]]:
+            stages = look_at_modulation(self._backbone(variables), spec.task.inputs(batch))
+            # Only the maps of each stage's last block are kept: [B, h, w] and [B, h, w, L + 1].
+            return batch["image"], [jax.tree.map(lambda maps: maps[-1], stage) for stage in stages]
 
-        def look(variables: Variables, batch: dict[str, jax.Array]) -> list[dict[str, jax.Array]]:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-                backbone = self._backbone(variables)
-                stages = look_at_modulation(backbone, spec.task.inputs(batch))
-            # The model processes the whole batch, because model and batch may be sharded. Only the maps of each stage's
-            # last block are kept, for the first images: [n, h, w] and [n, h, w, L + 1].
-            shown = {name: batch[name][:count] for name in ("image", "mask")}
-            return [shown, *(jax.tree.map(lambda maps: maps[-1, :count], stage) for stage in stages)]
-
-        self._look = jax.jit(look, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
-
-    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yields the batches of an evaluation and keeps the first one."""
-        for number, batch in enumerate(batches):
-            if number == 0 and self.count:
-                self._batch = batch
-            yield batch
+        super().__init__(spec, count, look)
 
     def _backbone(self, variables: Variables) -> Any:
         """Returns the FocalNet inside the model."""
@@ -58,19 +42,18 @@ class MapsLog:
         return model
 
     def draw(self, variables: Variables) -> dict[str, np.ndarray]:
-        """Returns sheets `[H, W, 3]` uint8 by name, for the first images of the batch that `watch` kept.
+        """Returns sheets `[H, W, 3]` uint8 by name, for images of the batch that `watch` kept.
 
         Returns {} if no batch was kept. All processes must call this method.
         """
-        if self._batch is None:
+        arrays = self.arrays(variables)
+        if arrays is None:
             return {}
-        shown, *stages = jax.device_get(self._look(variables, put_batch(self._batch, self.spec.mesh)))
-        self._batch = None  # frees a whole batch of images
-        real = shown["mask"] > 0
-        pictures = [_small(picture) for picture in shown["image"][real]]
+        images, stages = arrays
+        pictures = [_small(image) for image in images]
         config = self._backbone(variables).config
         rows = [
-            _row(pictures, stage["modulator"][real], stage["gates"][real], number, map_names(config, number))
+            _row(pictures, stage["modulator"], stage["gates"], number, map_names(config, number))
             for number, stage in enumerate(stages)
         ]
         sheets = [np.concatenate(sheet) for sheet in zip(*rows, strict=True)]

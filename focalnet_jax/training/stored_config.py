@@ -18,6 +18,7 @@ RESUMABLE = (
     "log_every_steps",
     "log_statistics",
     "log_maps",
+    "log_predictions",
     "writers",
     "profile_steps",
     "compilation_cache",

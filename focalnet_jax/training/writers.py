@@ -17,6 +17,7 @@ import numpy as np
 import tensorboardX
 
 from focalnet_jax.checkpoint.weights import reason
+from focalnet_jax.data.drawing import encode_png
 from focalnet_jax.errors import RunFailedError, UserError, suggest
 from focalnet_jax.storage.address import AnyPath
 from focalnet_jax.storage.failures import StorageError, unreadable
@@ -54,7 +55,7 @@ class MetricsWriter:
         config: Mapping[str, Any] | None = None,
         title: str = "",
     ):
-        path = workdir / METRICS
+        path, self._folder = workdir / METRICS, workdir
         try:
             kept = _lines_up_to(path, step) if path.exists() else []
             write_whole(path, "".join(kept))
@@ -82,6 +83,10 @@ class MetricsWriter:
         for other in self._others:
             if isinstance(other, _TensorBoard):
                 other.draw(step, pictures)
+
+    def keep(self, name: str, image: np.ndarray) -> None:
+        """Writes an image `[H, W, 3]` uint8 to the PNG file `name` in the workdir, and overwrites an earlier one."""
+        write_whole(self._folder / name, encode_png(image))
 
     def close(self) -> None:
         """Flushes and closes."""
@@ -220,6 +225,9 @@ class NoWriter:
         """Does nothing."""
 
     def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Does nothing."""
+
+    def keep(self, name: str, image: np.ndarray) -> None:
         """Does nothing."""
 
     def close(self) -> None:

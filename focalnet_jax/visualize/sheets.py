@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from focalnet_jax.data.drawing import at_least
 from focalnet_jax.visualize.figures import GATES, MODULATOR, BlockMaps, coloured
 
 _CAPTION = 14  # height in pixels
@@ -32,12 +33,6 @@ def map_sheets(images: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> list[
         names = [each.name or "image", *each.names]
         sheets.append(side_by_side([image, *pixels], names, [None, *scales]))
     return sheets
-
-
-def at_least(side: int, image: np.ndarray) -> np.ndarray:
-    """Returns an image `[H, W, 3]` enlarged by repeating its pixels, so that both sides have at least `side` pixels."""
-    times = -(-side // min(image.shape[:2]))
-    return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def side_by_side(

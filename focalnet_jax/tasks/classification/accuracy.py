@@ -11,10 +11,15 @@ import numpy as np
 import optax
 from flax import nnx
 
+from focalnet_jax.data.class_lists import output_names, short_names
+from focalnet_jax.data.drawing import at_least
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import IMAGENET, Normalization
 from focalnet_jax.data.source import Source
+from focalnet_jax.tasks.classification.prediction import ClassPrediction
 from focalnet_jax.tasks.task import Batch, Metrics
+
+_DRAWN, _LEAST_SIDE = 5, 112  # classes drawn below an image; its smallest side in pixels
 
 
 class Accuracy:
@@ -102,3 +107,21 @@ class Accuracy:
             f"top-1 {result['top1']:.2f} %  top-5 {result['top5']:.2f} %  {subset}loss {result['loss']:.4f}  on "
             f"{result['examples']} examples"
         )
+
+    def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `image`, `label` and `probabilities` `[B, K]` of a batch, for `draw`."""
+        probabilities = jax.nn.softmax(model(normalize(batch["image"], self.normalization)))
+        return {"image": batch["image"], "label": batch["label"], "probabilities": probabilities}
+
+    def draw(self, predicted: Mapping[str, np.ndarray], index: int) -> np.ndarray:
+        """Returns an image with its most probable classes and its true classes, which are marked, `[H, W, 3]` uint8."""
+        image, label, probabilities = (predicted[name][index] for name in ("image", "label", "probabilities"))
+        true = [each for each in np.atleast_1d(label).tolist() if each >= 0]
+        best = np.argsort(-probabilities, kind="stable")[:_DRAWN].tolist()
+        names = short_names(output_names(len(probabilities), self.source.class_names))
+        shown = dict.fromkeys([*best, *true])
+        return ClassPrediction(
+            tuple(names[each] for each in shown),
+            tuple(f"{names[each]} (true)" if each in true else names[each] for each in shown),
+            tuple(float(probabilities[each]) for each in shown),
+        ).draw(at_least(_LEAST_SIDE, image))

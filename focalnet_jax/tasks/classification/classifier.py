@@ -20,6 +20,7 @@ from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNet
 from focalnet_jax.model.jitted import jitted
+from focalnet_jax.model.summary import summarize
 from focalnet_jax.tasks.classification.activation import class_activation
 from focalnet_jax.tasks.classification.prediction import ClassPrediction
 from focalnet_jax.tasks.task import Activation
@@ -64,9 +65,11 @@ class Classifier:
         return self.model
 
     @property
-    def outputs(self) -> str:
-        """The number of classes as text, such as "1000 classes"."""
-        return f"{self.model.config.num_classes} classes"
+    def description(self) -> str:
+        """Numbers of parameters and classes, and the size of the inputs, in words."""
+        config, (height, width) = self.model.config, self.preprocessing.size
+        parameters = summarize(config, (height, width)).params / 1e6
+        return f"{parameters:.3g} M parameters, {config.num_classes} classes, images of {width}x{height} pixels"
 
     def check_head(self, path: str | Path) -> None:
         """Raises `UserError` if the weights, which come from `path`, have no classifier."""

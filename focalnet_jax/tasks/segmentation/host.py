@@ -57,9 +57,7 @@ class SegmentationHost:
         height, width = mask.shape
         classes = np.full(self.options.canvas(height, width), IGNORED, np.uint8)
         classes[:height, :width] = mask
-        sizes = zip(self.options.names, self.options.sizes(height, width), strict=True)
-        images = {name: resize(image, size) for name, size in sizes}
-        return images | {"classes": classes, "size": np.array((height, width), np.int32)}
+        return resized_images(image, self.options) | {"classes": classes}
 
     def groups(self, source: PairSource) -> list[np.ndarray]:
         """Returns the indices of the examples whose arrays have equal shapes, ascending, one array for each shape.
@@ -76,6 +74,13 @@ class SegmentationHost:
             found.setdefault(self.options.shape(height, width), []).append(index)
         ordered = sorted(found, key=lambda shapes: (-sum(math.prod(shape) for shape in shapes), shapes))
         return [np.array(found[shapes]) for shapes in ordered]
+
+
+def resized_images(image: np.ndarray, options: Inference) -> dict[str, np.ndarray]:
+    """Returns an image `[H, W, 3]` uint8 resized for each scale, and its `size`, see `eval_example`."""
+    size = image.shape[:2]
+    resized = {name: resize(image, each) for name, each in zip(options.names, options.sizes(*size), strict=True)}
+    return resized | {"size": np.array(size, np.int32)}
 
 
 def make_host(config: FrozenConfigDict, coding: MaskCoding) -> SegmentationHost:

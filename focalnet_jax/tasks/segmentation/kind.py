@@ -13,6 +13,7 @@ from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.start import Start
 from focalnet_jax.convert.start import read_start as read_start_of_focalnet
 from focalnet_jax.data.class_words import keys_of
+from focalnet_jax.tasks.segmentation.predictor import load_segmenter
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
 from focalnet_jax.tasks.segmentation.task import Segmentation
 
@@ -72,3 +73,4 @@ def read_start(
 
 
 make_task = Segmentation.of
+load_predictor = load_segmenter

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.masks import IGNORED
-from focalnet_jax.tasks.segmentation.inference import each_strip, scores
+from focalnet_jax.tasks.segmentation.figures import comparison_figure
+from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
 from focalnet_jax.tasks.segmentation.losses import score_losses
+from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.tasks.segmentation.sources import PairSource
 from focalnet_jax.tasks.task import Metrics
@@ -117,6 +120,18 @@ class Overlap:
             f"mIoU {result['miou']:.2f} %  mean accuracy {result['macc']:.2f} %  pixels {result['aacc']:.2f} %  "
             f"loss {result['loss']:.4f}  on {result['examples']} examples"
         )
+
+    def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns `image`, original `size`, true `classes` and `predicted` classes of a batch, for `draw`."""
+        shown = {name: batch[name] for name in ("image", "size", "classes")}
+        return shown | {"predicted": predict_classes(model, batch, self.options)}
+
+    def draw(self, predicted: Mapping[str, np.ndarray], index: int) -> np.ndarray:
+        """Returns the image, its predicted classes and its true classes, `[H, W, 3]` uint8."""
+        height, width = predicted["size"][index]
+        found, true = (predicted[name][index, :height, :width] for name in ("predicted", "classes"))
+        names = short_names(self.source.class_names)
+        return comparison_figure(predicted["image"][index], found, true, names, colours_of(self.source))
 
 
 def _percent(value: float) -> str:

@@ -1,8 +1,10 @@
-"""Colours in which the classes of a source are drawn."""
+"""Colours in which classes are drawn."""
 
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +14,13 @@ _GOLDEN = 0.618034  # fraction of the colour circle between two classes, so that
 
 
 def colours_of(source: PairSource) -> np.ndarray:
-    """Returns the colours of the classes `[K, 3]` uint8: the source's palette, else colours of equal strength."""
-    if source.palette is not None:
-        return np.asarray(source.palette, np.uint8)
-    hues = (np.arange(len(source.class_names)) * _GOLDEN) % 1
+    """Returns the colours of a source's classes `[K, 3]` uint8: its palette, or else those of `class_colours`."""
+    return class_colours(len(source.class_names), source.palette)
+
+
+def class_colours(count: int, palette: np.ndarray | Sequence[Any] | None = None) -> np.ndarray:
+    """Returns the colours of K classes `[K, 3]` uint8: a palette of K colours, or else colours of equal strength."""
+    if palette is not None and len(palette) == count:
+        return np.asarray(palette, np.uint8)
+    hues = (np.arange(count) * _GOLDEN) % 1
     return np.array([[round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)] for hue in hues], np.uint8)

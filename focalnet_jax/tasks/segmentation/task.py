@@ -10,24 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.config import model_config, replaced
 from focalnet_jax.convert.load import Loaded
 from focalnet_jax.convert.load_upernet import load_upernet
 from focalnet_jax.convert.upernet import heads_from_dict
+from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.masks import IGNORED, MaskCoding
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Normalization, from_config, normalization_in_words, sides
 from focalnet_jax.data.source import check_class_count
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError, abbreviated
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import segmentation as settings
 from focalnet_jax.tasks.segmentation.classes import match_pairs
+from focalnet_jax.tasks.segmentation.figures import training_figure
 from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
 from focalnet_jax.tasks.segmentation.losses import PixelLoss, hits
 from focalnet_jax.tasks.segmentation.overlap import Overlap
@@ -172,8 +175,10 @@ class Segmentation:
         return cls(config, make_host(config, coding), source, measured)
 
     def metadata(self) -> dict[str, Any]:
-        """Returns `classes`, the names of the outputs."""
-        return {"classes": list(self.source.class_names)}
+        """Returns `classes`, the names of the outputs, and `palette`, their colours, if the data has colours."""
+        palette = self.source.palette
+        colours = {} if palette is None else {"palette": palette.tolist()}
+        return {"classes": list(self.source.class_names), **colours}
 
     def banner(self) -> dict[str, str]:
         """Returns the number of classes."""
@@ -193,18 +198,8 @@ class Segmentation:
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> UPerNet:
         """Returns UPerNet with fresh parameters."""
-        head = self.config.head
-        return UPerNet(
-            model_config(self.config),
-            self.config.model.num_classes,
-            precision=precision,
-            rngs=rngs,
-            platform=platform,
-            channels=head.channels,
-            pool_scales=head.pool_scales,
-            dropout=head.dropout,
-            auxiliary_channels=head.auxiliary_channels,
-            auxiliary=head.auxiliary_weight > 0,
+        return build_upernet(
+            model_config(self.config), self.config.head, precision=precision, rngs=rngs, platform=platform
         )
 
     def summarize(self, model: UPerNet | None = None) -> Summary:
@@ -262,12 +257,38 @@ class Segmentation:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch with the colours of its classes over it, and their names."""
-        colours = from_config(self.config.data).normalization
+        """Returns the image at `index` of a prepared batch beside the same image with its classes, above a legend.
+
+        Padding has the mean colour, and stripes like all ignored pixels. The caption has the number of classes and the
+        fraction of ignored pixels.
+        """
+        how = from_config(self.config.data).normalization
         image, mask = np.asarray(batch["image"][index]), np.asarray(batch["mask"][index])
-        pixels = 255 * np.clip(image * colours.std + colours.mean, 0, 1)
+        pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
+        figure = training_figure(pixels, mask, short_names(self.source.class_names), colours_of(self.source))
         known = mask != IGNORED
-        over = colours_of(self.source)[np.where(known, mask, 0)]
-        pixels[known] = (pixels[known] + over[known]) / 2
-        names = [self.source.class_names[label] for label in np.unique(mask[known])]
-        return np.round(pixels).astype(np.uint8), names
+        count = len(np.unique(mask[known]))
+        return figure, [f"{count} class{'es' * (count != 1)}, {1 - known.mean():.0%} ignored"]
+
+
+def build_upernet(
+    model: FocalNetConfig,
+    head: ConfigDict | FrozenConfigDict,
+    *,
+    precision: Precision,
+    rngs: nnx.Rngs,
+    platform: str | None = None,
+) -> UPerNet:
+    """Returns UPerNet with fresh parameters, for the config of a backbone and a config's `head` section."""
+    return UPerNet(
+        model,
+        model.num_classes,
+        precision=precision,
+        rngs=rngs,
+        platform=platform,
+        channels=head.channels,
+        pool_scales=head.pool_scales,
+        dropout=head.dropout,
+        auxiliary_channels=head.auxiliary_channels,
+        auxiliary=head.auxiliary_weight > 0,
+    )

@@ -1,0 +1,208 @@
+"""Predicts the class of every pixel of images, with a trained segmentation model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.checkpoint.weights import load_params, load_statistics
+from focalnet_jax.config import default_config, flatten, replaced
+from focalnet_jax.convert.recognise import is_variant
+from focalnet_jax.convert.weights import check_which, describe_non_finite
+from focalnet_jax.data.class_lists import output_names, short_names
+from focalnet_jax.data.geometry import resize
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.preprocessing import Preprocessing, from_config, sides
+from focalnet_jax.data.segment_classes import read_segment_classes
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.model.focalnet import Backbone
+from focalnet_jax.model.heads.upernet import UPerNet
+from focalnet_jax.model.jitted import jitted
+from focalnet_jax.model.precision import get_precision
+from focalnet_jax.model.variants import model_from_metadata
+from focalnet_jax.tasks.segmentation.host import resized_images
+from focalnet_jax.tasks.segmentation.inference import each_strip, scores
+from focalnet_jax.tasks.segmentation.palette import class_colours
+from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
+from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
+from focalnet_jax.tasks.segmentation.task import build_upernet
+from focalnet_jax.tasks.task import Activation
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """`Predictor` of a segmentation model, with the class names and preprocessing stored with its weights.
+
+    Several threads may call the methods at the same time.
+
+    Attributes:
+      model: the model.
+      labels: names of the K classes.
+      colours: colours of the classes, `[K, 3]` uint8.
+      preprocessing: normalization, and the size that `visualize` draws images in.
+      inference: sizes that images are resized to, scales, flips and windows.
+    """
+
+    model: UPerNet
+    labels: tuple[str, ...]
+    colours: np.ndarray
+    preprocessing: Preprocessing
+    inference: Inference
+
+    assumed = ""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The FocalNet inside the model."""
+        return self.model.backbone
+
+    @cached_property
+    def description(self) -> str:
+        """Numbers of parameters and classes, and the size of the inputs, in words."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))) / 1e6
+        fitted = f"images resized to fit into {self.inference.box[0]}x{self.inference.box[1]} pixels"
+        return f"with UPerNet {parameters:.3g} M parameters, {len(self.labels)} classes, {fitted}"
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Short and distinct names of the classes, for figures and one-line messages."""
+        return tuple(short_names(self.labels))
+
+    def check_head(self, path: str | Path) -> None:
+        """Does nothing: a segmentation model always has a head."""
+
+    def transform(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image `[H, W, 3]` uint8 resized as in an evaluation, at the first scale, `[h, w, 3]` uint8."""
+        return resize(image, self.inference.sizes(*image.shape[:2])[0])
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
+        return normalize(images, self.preprocessing.normalization)
+
+    def classes(self, image: np.ndarray) -> np.ndarray:
+        """Returns the class of every pixel of an image `[H, W, 3]` uint8, `[H, W]` uint8.
+
+        Raises:
+          RunFailedError: a logit is NaN or infinite, so that there is no most probable class.
+        """
+        height, width, _ = image.shape
+        canvas = np.zeros(self.inference.canvas(height, width), np.uint8)
+        batch = {name: array[None] for name, array in resized_images(image, self.inference).items()}
+        classes, finite = _classes(self.model, batch | {"classes": canvas[None]}, self.inference)
+        if not finite:
+            raise RunFailedError("the logits are NaN or infinite; the weights may have diverged: use other weights")
+        return np.asarray(classes[0, :height, :width])
+
+    def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[SegmentPrediction]:
+        """Returns the prediction for each image `[H, W, 3]` uint8. Raises the errors of `classes`."""
+        return [SegmentPrediction(self.classes(image), self.labels, self.names, self.colours, topk) for image in images]
+
+    def activations(self, images: jax.Array, topk: int) -> list[Activation]:
+        """Returns an empty list: the prediction itself is a map."""
+        return []
+
+
+@partial(jitted, static_argnums=(2,))
+def _classes(model: UPerNet, batch: Mapping[str, jax.Array], options: Inference) -> tuple[jax.Array, jax.Array]:
+    """Returns the classes of the canvas `[B, Hc, Wc]` uint8, and whether all scores are finite."""
+
+    def best(scores: jax.Array, _: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.argmax(scores, axis=-1).astype(jnp.uint8), jnp.isfinite(scores).all(axis=-1)
+
+    classes, finite = each_strip(best, scores(model, batch, options), batch["classes"])
+    return classes, finite.all()
+
+
+def load_segmenter(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dtype: str = "float32",
+    options: Mapping[str, bool] | None = None,
+    which: str | None = None,
+    classes: str | Path | None = None,
+) -> Segmenter:
+    """Returns the segmenter with the weights of a checkpoint, and the class names and colours stored with them.
+
+    Args:
+      path: a workdir or a step.
+      name: name of the variant, which is compared with the checkpoint's.
+      image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
+        either orientation; by default the evaluation's.
+      dtype: precision policy.
+      options: `use_postln` and `normalize_modulator`, which are compared with the checkpoint's.
+      which: name of the weights, which is compared with the checkpoint's.
+      classes: a file with the names of the classes, with or without colours, see `read_segment_classes`; by default
+        the names stored with the weights.
+
+    Raises:
+      UserError: there is no checkpoint, it does not fit the arguments, or the numbers of `classes` and outputs differ.
+      RunFailedError: the checkpoint is damaged.
+    """
+    step = find_checkpoint(str(path))
+    check_which(step, which)
+    metadata = read_metadata(step)
+    _, config = model_from_metadata(metadata.get("model", {}))
+    _check_given(step, config, name, options or {})
+    stored = _stored_config(metadata["config"])
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    graph, params, statistics = nnx.split(
+        nnx.eval_shape(lambda: build_upernet(config, stored.head, precision=get_precision(dtype), rngs=nnx.Rngs(0))),
+        nnx.Param,
+        ...,
+    )
+
+    def placed(state: nnx.State) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), nnx.to_pure_dict(state))
+
+    read = load_params(step, placed(params)), load_statistics(step, placed(statistics))
+    if broken := describe_non_finite(read):
+        raise RunFailedError(f"{step}: {broken}; the weights have diverged: use another step")
+    outputs = config.num_classes
+    listed = None if classes is None else read_segment_classes(classes)
+    if listed is not None and len(listed.names) != outputs:
+        raise UserError(f"{classes} has {len(listed.names)} classes; expected {outputs}, one for each output of {path}")
+    names = output_names(outputs, metadata.get("classes") if listed is None else listed.names)
+    palette = metadata.get("palette") if listed is None or listed.palette is None else listed.palette
+    how, inference = from_config(stored.data), inference_of(stored)
+    if image_size is not None:
+        how = how.at(sides(image_size))
+        inference = dataclasses.replace(inference, box=_fitting(image_size, inference.box))
+    return Segmenter(nnx.merge(graph, *read), tuple(names), class_colours(outputs, palette), how, inference)
+
+
+def _fitting(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """Returns the box of a size: the given sides, or `box` scaled so that its shorter side has the given length."""
+    if isinstance(size, int):
+        return max(box) * size // min(box), size
+    return max(size), min(size)
+
+
+def _stored_config(stored: Mapping[str, Any]) -> FrozenConfigDict:
+    """Returns the config of a run, read from JSON, with the default value of each key that it lacks."""
+    default = default_config("segmentation")
+    known, values = flatten(default), flatten(ConfigDict(dict(stored)))
+    return replaced(default, {key: value for key, value in values.items() if key in known})
+
+
+def _check_given(step: Any, config: FocalNetConfig, name: str | None, options: Mapping[str, bool]) -> None:
+    """Raises `UserError` if the model of a checkpoint is not the variant `name`, or has other options."""
+    if name is not None and not is_variant(config, name):
+        raise UserError(f"{step} contains another model than {name}: omit the name")
+    for key, value in options.items():
+        if getattr(config, key) != value:
+            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
