@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from focalnet_jax.data.host import Batch
 from focalnet_jax.distributed.mesh import compiler_options, put_batch, replicated
@@ -33,9 +33,11 @@ class FirstImages:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 arrays = look(variables, batch)
             # The model processes the whole batch, because model and batch may be sharded.
-            size = len(batch["mask"])
-            places = np.arange(min(count, size)) * size // max(1, min(count, size))
-            return jax.tree.map(lambda leaf: leaf[places], (batch["mask"], arrays))
+            mask = batch["mask"]
+            shown = min(count, len(mask))
+            real = jnp.sum(mask > 0, dtype=jnp.int32)
+            places = jnp.arange(shown) * jnp.maximum(real, shown) // max(1, shown)
+            return jax.tree.map(lambda leaf: leaf[places], (mask, arrays))
 
         self._first = jax.jit(first, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh))
 

@@ -40,8 +40,7 @@ def test_a_sheet_shows_the_maps_of_the_last_block_of_every_stage(mesh):
     batches = list(maps.watch(open_eval_data(config, spec.mesh, spec.task)[MAIN].batches()))
     drawn = maps.draw(variables)
     assert list(drawn) == ["maps/picture_1", "maps/picture_2", "maps/picture_3"]
-    assert len(batches[0]["image"]) == 64
-    pictures = batches[0]["image"][[0, 21, 42]]
+    pictures = batches[0]["image"][[0, 5, 10]]  # spread over the batch of 16
     (stage,) = modulation_maps(nnx.merge(spec.graph, variables.params), normalize(pictures))
     enlarged = [np.asarray(Image.fromarray(picture).resize((112, 112), Image.BICUBIC)) for picture in pictures]
     blocks = [BlockMaps("stage 1, last block", stage.modulator[-1, n], stage.gates[-1, n]) for n in range(3)]
