@@ -8,7 +8,7 @@ Variants: tiny_srf (default), tiny_lrf, small_srf, small_lrf, base_srf, base_lrf
 Command: python -m focalnet_jax.data.prepare ade20k --source ADEChallengeData2016.zip --out /data/ade20k
     python train.py --config configs/upernet_ade20k.py:base_lrf --workdir runs/upernet --config.data.path=/data/ade20k
     --config.init_from=WEIGHTS
-Hardware: 8 GPUs in the original.
+Hardware: any; 8 GPUs in the original. Cost: not measured.
 Target: mIoU 46.5, 46.8, 49.3, 49.1, 50.2 and 50.5 in the order of the variants, at one scale.
 Obtained: not trained yet.
 """

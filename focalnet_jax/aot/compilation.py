@@ -175,7 +175,7 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
     sharding = split_by_example(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
-        for name, spec in task.batch_spec(config[_batch_key(config, step)]).items()
+        for name, spec in task.batch_spec(config[_batch_key(config, step)], evaluated=step == "eval").items()
     }
     spec, init = make_spec(config, mesh, task, warmup_steps=_WARM_UP, total_steps=_STEPS)
     platform = "cuda" if mesh.devices.flat[0].platform == "gpu" else mesh.devices.flat[0].platform

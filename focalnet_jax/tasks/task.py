@@ -203,8 +203,8 @@ class Task(Protocol):
         The rows "model" and "data" exist and are extended; other names add rows.
         """
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shapes and dtypes of a training batch."""
+    def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and dtypes of a training batch, or of a batch of the evaluation "eval" without its `mask`."""
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> nnx.Module:
         """Returns a model with fresh parameters."""

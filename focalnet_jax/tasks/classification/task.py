@@ -174,7 +174,7 @@ class Classification:
             rows["weights"] = f"of classes in the loss: {min(self.weights):.3g} to {max(self.weights):.3g}"
         return rows
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns `image` `[B, H, W, 3]` uint8 and `label` `[B]` int32."""
         shape = (batch_size, *sides(self.config.data.image_size), 3)
         return {

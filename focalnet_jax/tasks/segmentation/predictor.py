@@ -7,38 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
-from focalnet_jax.checkpoint.weights import load_params, load_statistics
+from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.config import default_config, flatten, replaced
-from focalnet_jax.convert.recognise import is_variant
-from focalnet_jax.convert.weights import check_which, describe_non_finite
+from focalnet_jax.convert.opened import Step, open_weights
+from focalnet_jax.convert.read_upernet import read_upernet
+from focalnet_jax.convert.upernet import upernet_of
+from focalnet_jax.convert.weights import describe_non_finite
 from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing, from_config, sides
 from focalnet_jax.data.segment_classes import read_segment_classes
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.jitted import jitted
-from focalnet_jax.model.precision import get_precision
-from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.tasks.segmentation.host import resized_images
 from focalnet_jax.tasks.segmentation.inference import each_strip, scores
 from focalnet_jax.tasks.segmentation.palette import class_colours
 from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
 from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
-from focalnet_jax.tasks.segmentation.task import build_upernet
 from focalnet_jax.tasks.task import Activation
 
 
@@ -136,53 +131,42 @@ def load_segmenter(
     which: str | None = None,
     classes: str | Path | None = None,
 ) -> Segmenter:
-    """Returns the segmenter with the weights of a checkpoint, and the class names and colours stored with them.
+    """Returns the segmenter with the weights at `path`, and the class names and colours stored with them.
 
     Args:
-      path: a workdir or a step.
-      name: name of the variant, which is compared with the checkpoint's.
+      path: path of the weights, see `read_upernet`.
+      name: name of the variant; recognised by default.
       image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
-        either orientation; by default the evaluation's.
+        either orientation; by default those of the run's evaluation, else of the original's.
       dtype: precision policy.
-      options: `use_postln` and `normalize_modulator`, which are compared with the checkpoint's.
-      which: name of the weights, which is compared with the checkpoint's.
+      options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
+      which: selection among several weights.
       classes: a file with the names of the classes, with or without colours, see `read_segment_classes`; by default
         the names stored with the weights.
 
     Raises:
-      UserError: there is no checkpoint, it does not fit the arguments, or the numbers of `classes` and outputs differ.
-      RunFailedError: the checkpoint is damaged.
+      UserError: there are no weights, they do not fit the arguments, or the numbers of `classes` and outputs differ.
+      RunFailedError: the checkpoint is damaged, or a weight is NaN or infinite.
     """
-    step = find_checkpoint(str(path))
-    check_which(step, which)
-    metadata = read_metadata(step)
-    _, config = model_from_metadata(metadata.get("model", {}))
-    _check_given(step, config, name, options or {})
-    stored = _stored_config(metadata["config"])
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    graph, params, statistics = nnx.split(
-        nnx.eval_shape(lambda: build_upernet(config, stored.head, precision=get_precision(dtype), rngs=nnx.Rngs(0))),
-        nnx.Param,
-        ...,
-    )
-
-    def placed(state: nnx.State) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), nnx.to_pure_dict(state))
-
-    read = load_params(step, placed(params)), load_statistics(step, placed(statistics))
-    if broken := describe_non_finite(read):
-        raise RunFailedError(f"{step}: {broken}; the weights have diverged: use another step")
-    outputs = config.num_classes
+    weights = read_upernet(path, name, options, which=which)
+    if broken := describe_non_finite((weights.params, weights.statistics)):
+        raise RunFailedError(f"{path}: {broken}; the weights have diverged: use other weights")
+    outputs, info = weights.config.num_classes, weights.info
     listed = None if classes is None else read_segment_classes(classes)
     if listed is not None and len(listed.names) != outputs:
         raise UserError(f"{classes} has {len(listed.names)} classes; expected {outputs}, one for each output of {path}")
-    names = output_names(outputs, metadata.get("classes") if listed is None else listed.names)
-    palette = metadata.get("palette") if listed is None or listed.palette is None else listed.palette
-    how, inference = from_config(stored.data), inference_of(stored)
+    names = output_names(outputs, info.classes if listed is None else listed.names)
+    palette = info.palette if listed is None or listed.palette is None else listed.palette
+    config = _run_config(path, which)
+    how = from_config(config.data)
+    if info.preprocessing is not None:
+        how = dataclasses.replace(how, normalization=info.preprocessing.normalization)
+    inference = dataclasses.replace(inference_of(config), normalization=how.normalization)
     if image_size is not None:
         how = how.at(sides(image_size))
         inference = dataclasses.replace(inference, box=_fitting(image_size, inference.box))
-    return Segmenter(nnx.merge(graph, *read), tuple(names), class_colours(outputs, palette), how, inference)
+    model = upernet_of(weights, dtype)
+    return Segmenter(model, tuple(names), class_colours(outputs, palette), how, inference)
 
 
 def _fitting(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
@@ -192,17 +176,10 @@ def _fitting(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, in
     return max(size), min(size)
 
 
-def _stored_config(stored: Mapping[str, Any]) -> FrozenConfigDict:
-    """Returns the config of a run, read from JSON, with the default value of each key that it lacks."""
+def _run_config(path: str | Path, which: str | None) -> FrozenConfigDict:
+    """Returns the config of the run that wrote the weights, or the defaults; a key that it lacks has its default."""
     default = default_config("segmentation")
+    opened = open_weights(path, which)
+    stored = read_metadata(opened.path).get("config", {}) if isinstance(opened, Step) else {}
     known, values = flatten(default), flatten(ConfigDict(dict(stored)))
     return replaced(default, {key: value for key, value in values.items() if key in known})
-
-
-def _check_given(step: Any, config: FocalNetConfig, name: str | None, options: Mapping[str, bool]) -> None:
-    """Raises `UserError` if the model of a checkpoint is not the variant `name`, or has other options."""
-    if name is not None and not is_variant(config, name):
-        raise UserError(f"{step} contains another model than {name}: omit the name")
-    for key, value in options.items():
-        if getattr(config, key) != value:
-            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import model_config, replaced
 from focalnet_jax.convert.load import Loaded
@@ -23,7 +23,6 @@ from focalnet_jax.data.preprocessing import Normalization, from_config, normaliz
 from focalnet_jax.data.source import check_class_count
 from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError, abbreviated
-from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
@@ -187,9 +186,21 @@ class Segmentation:
             {} if self.source is None else {"data": f"{len(self.source.class_names)} classes"}
         )
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns `image` `[B, H, W, 3]` uint8, `mask` `[B, H, W]` uint8 and `size` `[B, 2]` int32."""
+    def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns `image` `[B, H, W, 3]` uint8, `mask` `[B, H, W]` uint8 and `size` `[B, 2]` int32.
+
+        A batch of an evaluation has `classes` instead of `mask`, and an image for each scale. Its arrays have the
+        shapes for original images of `data.image_size`; other images have other shapes.
+        """
         height, width = sides(self.config.data.image_size)
+        if evaluated:
+            options = inference_of(self.config)
+            images = dict(zip(options.names, options.sizes(height, width), strict=True))
+            return {
+                **{name: jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8) for name, size in images.items()},
+                "classes": jax.ShapeDtypeStruct((batch_size, *options.canvas(height, width)), jnp.uint8),
+                "size": jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
+            }
         return {
             "image": jax.ShapeDtypeStruct((batch_size, height, width, 3), jnp.uint8),
             "mask": jax.ShapeDtypeStruct((batch_size, height, width), jnp.uint8),
@@ -198,8 +209,18 @@ class Segmentation:
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> UPerNet:
         """Returns UPerNet with fresh parameters."""
-        return build_upernet(
-            model_config(self.config), self.config.head, precision=precision, rngs=rngs, platform=platform
+        model, head = model_config(self.config), self.config.head
+        return UPerNet(
+            model,
+            model.num_classes,
+            precision=precision,
+            rngs=rngs,
+            platform=platform,
+            channels=head.channels,
+            pool_scales=head.pool_scales,
+            dropout=head.dropout,
+            auxiliary_channels=head.auxiliary_channels,
+            auxiliary=head.auxiliary_weight > 0,
         )
 
     def summarize(self, model: UPerNet | None = None) -> Summary:
@@ -269,26 +290,3 @@ class Segmentation:
         known = mask != IGNORED
         count = len(np.unique(mask[known]))
         return figure, [f"{count} class{'es' * (count != 1)}, {1 - known.mean():.0%} ignored"]
-
-
-def build_upernet(
-    model: FocalNetConfig,
-    head: ConfigDict | FrozenConfigDict,
-    *,
-    precision: Precision,
-    rngs: nnx.Rngs,
-    platform: str | None = None,
-) -> UPerNet:
-    """Returns UPerNet with fresh parameters, for the config of a backbone and a config's `head` section."""
-    return UPerNet(
-        model,
-        model.num_classes,
-        precision=precision,
-        rngs=rngs,
-        platform=platform,
-        channels=head.channels,
-        pool_scales=head.pool_scales,
-        dropout=head.dropout,
-        auxiliary_channels=head.auxiliary_channels,
-        auxiliary=head.auxiliary_weight > 0,
-    )

@@ -24,7 +24,7 @@ def source(classes):
 
 
 def start(classes):
-    return SimpleNamespace(model=SimpleNamespace(num_classes=classes))
+    return SimpleNamespace(model=SimpleNamespace(num_classes=classes), classes=None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_more_classes_in_the_data_than_in_the_model_are_refused():
 
 def test_colours_are_the_palette_of_the_data_or_distinct():
     palette = np.arange(9).reshape(3, 3)
-    np.testing.assert_array_equal(colours_of(SimpleNamespace(palette=palette)), palette)
+    np.testing.assert_array_equal(colours_of(SimpleNamespace(palette=palette, class_names=("a", "b", "c"))), palette)
     many = colours_of(SimpleNamespace(palette=None, class_names=("class",) * 254))
     assert (many.dtype, many.shape) == (np.uint8, (254, 3))
     assert len(np.unique(many[:150], axis=0)) == 150

@@ -116,7 +116,7 @@ def test_images_are_resized_to_fit_into_the_box_of_the_evaluation_or_a_given_siz
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "focalnet_base_lrf"}, "contains another model than focalnet_base_lrf"),
+        ({"name": "focalnet_base_lrf"}, "contains no released variant, not focalnet_base_lrf"),
         ({"which": "teacher"}, "has only the item params"),
         ({"options": {"use_postln": True}}, "use_postln=True was given, but the checkpoint has False"),
     ],
