@@ -155,7 +155,12 @@ def test_names_may_have_any_characters(here, tmp_path):
 
 def test_progress_names_files_bytes_and_images(folder, tmp_path, capsys):
     copied(folder, tmp_path)
-    # Threads of other tests may print lines too.
-    _, first, later = capsys.readouterr().err.partition(f"8 files, 0.1 MB, of gs://bucket/{folder} to copy to")
-    assert first
-    assert any("8 of 8 files" in line and "images/s, complete in" in line for line in later.splitlines())
+    printed = ""
+    # The files are usable before the line about the last one is printed; threads of other tests may print lines too.
+    for _ in range(600):
+        printed += capsys.readouterr().err
+        _, _, later = printed.partition(f"8 files, 0.1 MB, of gs://bucket/{folder} to copy to")
+        if any("8 of 8 files" in line and "images/s, complete in" in line for line in later.splitlines()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(printed)
