@@ -25,7 +25,7 @@ os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
 # Files that take half a minute or more, the longest first. If they began last, the other test processes would be idle.
-_LONG = (
+_FIRST = (
     "test_faults.py",  # mostly waits
     "test_stopping.py",
     "test_hanging.py",
@@ -63,7 +63,7 @@ _LONG = (
 
 
 # Tests that only `make test-long` runs: files, functions or single cases, one per line.
-_ONLY_LONG = [line for line in Path(__file__).with_name("long.txt").read_text().splitlines() if line]
+_LONG = [line for line in Path(__file__).with_name("long.txt").read_text().splitlines() if line]
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark
@@ -71,13 +71,13 @@ def pytest_collection_modifyitems(config, items):
     found = set()
     for item in items:
         file, function = item.nodeid.partition("::")[0], item.nodeid.partition("[")[0]
-        names = {file, function, item.nodeid} & {*_ONLY_LONG}
+        names = {file, function, item.nodeid} & {*_LONG}
         found |= names
         if names:
             item.add_marker("long")
-    if config.args == config.getini("testpaths") and (gone := [name for name in _ONLY_LONG if name not in found]):
+    if config.args == config.getini("testpaths") and (gone := [name for name in _LONG if name not in found]):
         raise pytest.UsageError(f"tests/long.txt: there are no such tests: {', '.join(gone)}")
-    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+    items.sort(key=lambda item: _FIRST.index(item.path.name) if item.path.name in _FIRST else len(_FIRST))
 
 
 def pytest_collection_finish():

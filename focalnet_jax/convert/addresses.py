@@ -6,6 +6,7 @@ import re
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models
+from focalnet_jax.system.files import ADDRESS
 
 _NAME = r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)"
 # `Path` collapses the two slashes of a URL into one.
@@ -15,7 +16,6 @@ _ON_THE_HUB = re.compile(
 )
 _OF_TIMM = re.compile(r"focalnet_\w+\.ms_\w+")  # a variant and the tag of its weights
 _BARE_NAME = re.compile(rf"{_NAME}(?:@[\w.-]+)?(?<!\.pth)(?<!\.pt)(?<!\.tar)(?<!\.bin)(?<!\.ckpt)(?<!\.safetensors)")
-_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}):/+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
 def refuse_address(path: str) -> None:
@@ -28,7 +28,7 @@ def refuse_address(path: str) -> None:
         raise UserError(
             f"{shown[:200]} is on the Hugging Face Hub: give hf://{match['name']}{_revision_and_file(match)}"
         )
-    if match := _ADDRESS.fullmatch(path):
+    if match := ADDRESS.fullmatch(path):
         shown = f"{match['scheme']}://{match['rest'][:200]}"
         if match["scheme"].lower() == "file":
             raise UserError(f"{shown} is a URL; give the file as a path, /{match['rest'][:200]}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.system.files import ADDRESS
 
 if TYPE_CHECKING:
     from etils import epath
@@ -20,8 +21,6 @@ else:
     AnyPath = Path
 
 _SCHEMES = ("gs",)
-# pathlib turns the two slashes of an address into one.
-_ADDRESS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]+):/+(?P<rest>.*)", re.DOTALL)
 # `gs:BUCKET/NAME`, `gs//BUCKET/NAME`, `gs:/BUCKET/NAME`, and the pages of objects in the browser.
 _MISTYPED = re.compile(
     r"(?:gs(?::/*|//+)|https?:/+(?:storage\.googleapis\.com|storage\.cloud\.google\.com"
@@ -74,7 +73,7 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
         not installed.
     """
     refuse_mistyped(address, flag)
-    match = _ADDRESS.fullmatch(str(address))
+    match = ADDRESS.fullmatch(str(address))
     if match is None or (os.path.exists(address) and not is_bucket(address)):
         return Path(address)
     scheme, rest = match["scheme"].lower(), match["rest"]

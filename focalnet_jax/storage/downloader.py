@@ -119,6 +119,7 @@ class Downloader:
                     UserError(f"{self.files.address}/{name} was replaced meanwhile; start again"),
                     False,
                 )
+            gone = isinstance(error, FileNotFoundError) and not self._is_in_bucket(name)
             with self.changed:
                 self._taken.discard(name)
                 if is_transient:
@@ -126,7 +127,7 @@ class Downloader:
                     self.trouble = error.strerror
                 else:
                     self.needed.pop(name, None)
-                    self._fail(name, error)
+                    self._fail(name, error, gone=gone)
                 self.changed.notify_all()
             if is_transient:
                 time.sleep(_RETRY_SECONDS)
@@ -182,13 +183,20 @@ class Downloader:
             return stored is not None and stored.generation != self.files.objects[name].generation
         return False
 
-    def _fail(self, name: str, error: Exception | None) -> None:
+    def _is_in_bucket(self, name: str) -> bool:
+        """Returns whether the object of a file exists, or True if the bucket does not answer."""
+        with contextlib.suppress(OSError):
+            return object_at(self.files.source(name)) is not None
+        return True
+
+    def _fail(self, name: str, error: Exception | None, *, gone: bool) -> None:
+        """Records an error of one file, or of all; `gone` says that the file's object does not exist."""
         if isinstance(error, UserError):
             self._errors[name] = error
-        elif isinstance(error, FileNotFoundError) and not (self.files.state / "lock").exists():
-            self._failed = UserError(f"{self.files.place} was deleted during the download; start again")
-        elif isinstance(error, FileNotFoundError):
+        elif gone:
             self._errors[name] = UserError(f"{self.files.address}/{name} was deleted meanwhile; start again")
+        elif isinstance(error, FileNotFoundError):  # perhaps not all of the folder is deleted yet
+            self._failed = UserError(f"{self.files.place} was deleted during the download; start again")
         elif error is not None:
             self._failed = _explained(error, self.files.place, f"{self.files.address}/{name}")
 

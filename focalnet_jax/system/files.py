@@ -11,7 +11,8 @@ from pathlib import Path
 
 from focalnet_jax.errors import UserError
 
-_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
+# An address such as `gs://BUCKET/NAME`; pathlib turns its two slashes into one.
+ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{1,20}):/+(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -62,10 +63,10 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
     Raises:
       UserError: the file exists or cannot be written, or `path` is an address.
     """
-    if match := _ADDRESS.match(str(path)):  # `Path` collapses the two slashes of an address into one
+    if match := ADDRESS.fullmatch(str(path)):
         raise UserError(
-            f"{match['scheme']}://{str(path)[match.end() :]}: this file is written to a local path; write it there, "
-            "and copy it afterwards"
+            f"{match['scheme']}://{match['rest']}: this file is written to a local path; write it there, and copy it "
+            "afterwards"
         )
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the path of a file to write")

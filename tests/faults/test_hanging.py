@@ -43,9 +43,11 @@ def test_a_run_that_waits_for_data_saves_after_a_signal(stalling, tmp_path):
     first_line(process, "first step")
     stall()
     time.sleep(2)
+    begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=150)
     assert process.returncode == 42, stderr
+    assert time.monotonic() - begun < 100  # before the end of grace_seconds, which is 120
     reached = int(stdout.split("saved at step ")[1].split(";")[0])
     assert (tmp_path / "run" / "checkpoints" / str(reached)).is_dir()
     assert reached == max(losses(tmp_path / "run"))

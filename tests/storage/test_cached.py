@@ -155,7 +155,12 @@ def test_names_may_have_any_characters(here, tmp_path):
 
 def test_progress_names_files_bytes_and_images(folder, tmp_path, capsys):
     copied(folder, tmp_path)
-    first, last = capsys.readouterr().err.splitlines()[-2:]  # threads of another test may print before
-    assert f"8 files, 0.1 MB, of gs://bucket/{folder} to copy to" in first
-    assert "8 of 8 files" in last
-    assert "images/s, complete in" in last
+    printed = ""
+    # The files are usable before the line about the last one is printed; threads of other tests may print lines too.
+    for _ in range(600):
+        printed += capsys.readouterr().err
+        _, _, later = printed.partition(f"8 files, 0.1 MB, of gs://bucket/{folder} to copy to")
+        if any("8 of 8 files" in line and "images/s, complete in" in line for line in later.splitlines()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(printed)
