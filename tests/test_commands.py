@@ -97,14 +97,16 @@ def test_weights_travel_to_another_format_and_are_evaluated_and_trained_on_alike
 
 
 # Nearly all other runs in the tests use quickstart.
-@pytest.mark.parametrize("recipe", sorted({path.stem for path in Path("configs").glob("*.py")} - {"quickstart"}))
+@pytest.mark.parametrize(
+    "recipe", sorted(path.stem for path in Path("configs").glob("*.py") if "quickstart" not in path.stem)
+)
 def test_every_recipe_takes_a_smoke_step(recipe, tmp_path):
     arguments = [f"--config=configs/{recipe}.py:smoke", "--config.total_steps=1", "--workdir", tmp_path]
     done = run("train.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in metrics(tmp_path)] == [1, 1]
     assert np.isfinite(losses(tmp_path)[1])
-    assert metrics(tmp_path)[-1]["eval/examples"] == 450
+    assert metrics(tmp_path)[-1]["eval/examples"] == (128 if recipe.startswith("upernet") else 450)
 
 
 def test_a_folder_of_photos_trains_and_evaluates(photos, tmp_path):

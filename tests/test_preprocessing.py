@@ -172,7 +172,7 @@ def test_pictures_that_are_not_square_are_trained_evaluated_and_predicted(photo,
     assert capsys.readouterr().err == ""
     shown, _ = shown_batch(load_config("configs/quickstart.py", [*small[1:], *wide]), 0, most=2)
     assert [image.shape for image, _ in shown] == [(16, 24, 3)] * 2
-    sheet = draw_sheet(shown)
+    sheet = draw_sheet(shown[:1])
     assert sheet.width > sheet.height
     report = write_weights(read_weights(workdir), tmp_path / "hf", format="huggingface")
     assert any("transformers has no processor" in note for note in report.notes)

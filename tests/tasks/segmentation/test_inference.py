@@ -137,7 +137,7 @@ def test_averaged_scores_are_probabilities_and_the_mirror_image_predicts_the_mir
 
 def test_the_table_has_one_row_per_class():
     overlap = Overlap(Images(), 2, OPTIONS)
-    overlap.add({"hits": [3, 0], "predicted": [3, 0], "true": [4, 0], "loss": 0.0, "examples": 1.0})
+    overlap.add({"hits": [3, 0], "predicted": [3, 0], "true": [4, 0], "union_hits": [], "loss": 0.0, "examples": 1.0})
     assert overlap.table() == [
         ("class", "IoU %", "accuracy %", "pixels %"),
         ("black", "75.00", "75.00", "100.00"),

@@ -28,7 +28,11 @@ def measured(true, predicted, loss=0.0, examples=1.0):
         np.bincount(each, minlength=CLASSES)
         for each in (true[known & (true == predicted)], predicted[known], true[known])
     ]
-    return dict(zip(("hits", "predicted", "true"), counts, strict=True)) | {"loss": loss, "examples": examples}
+    return dict(zip(("hits", "predicted", "true"), counts, strict=True)) | {
+        "union_hits": [],
+        "loss": loss,
+        "examples": examples,
+    }
 
 
 def overlap():

@@ -1,0 +1,30 @@
+"""Scores of a simple method on a data set, which evaluations show beside those of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Scores of a simple method on the examples of a source.
+
+    Attributes:
+      method: name of the method.
+      ious: intersection over union in percent by the names of all classes and unions.
+      accuracy: percentage of pixels of the right class.
+      unions: sets of classes that are also measured as one class, by a name for each set.
+    """
+
+    method: str
+    ious: Mapping[str, float]
+    accuracy: float
+    unions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def miou(self) -> float:
+        """Mean of the IoU of the classes, in percent."""
+        return float(np.nanmean([iou for name, iou in self.ious.items() if name not in self.unions]))
