@@ -1,8 +1,10 @@
 """Compares FocalNet's speed with timm's on this CPU, float32: python -m benchmarks.cpu [--models tiny_lrf base_srf].
 
-Alternates measurements of inference and train step of this package, timm eager and timm compiled. Needs torch and timm
-(make parity installs both into .venv-parity). The last line is one JSON object; a ratio is our speed divided by that of
-timm's faster mode. On Linux all processes keep and reuse their memory, in large pages (docs/performance.md).
+Alternates measurements of inference and train step of this package, timm eager and timm compiled. With
+--task segmentation it compares UPerNet for images of 512x512 with mmsegmentation, eager and with compiled backbone and
+heads. Needs torch, timm and mmsegmentation (make parity installs them into .venv-parity). The last line is one JSON
+object; a ratio is our speed divided by that of PyTorch's faster mode. On Linux all processes keep and reuse their
+memory, in large pages (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.py
 
 from benchmarks.flags import images, make_parser, positive, seconds
-from benchmarks.side_by_side import compare, report
+from benchmarks.mmsegmentation import MMSEGMENTATION
+from benchmarks.side_by_side import TIMM, compare, report
 from focalnet_jax.programs.run_command import run_command
 
 MEMORY = ":".join(
@@ -30,14 +33,19 @@ def keep_memory() -> None:
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=["tiny_lrf", "base_srf"])
-    parser.add_argument("--batch", type=images, default=8)
+    parser.add_argument("--task", choices=["classification", "segmentation"], default="classification")
+    parser.add_argument("--models", nargs="+", help="variants (default: tiny_lrf base_srf, or tiny_lrf with UPerNet)")
+    parser.add_argument("--batch", type=images, help="images per step (default: 8, or 2 of 512x512)")
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=10, help="duration of each round")
     flags = parser.parse_args(arguments)
     os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     os.environ.setdefault("GLIBC_TUNABLES", MEMORY)  # for the workers
-    report([compare(model, flags.batch, "float32", flags.rounds, flags.seconds) for model in flags.models])
+    models, batch, compared = (
+        (["tiny_lrf"], 2, MMSEGMENTATION) if flags.task == "segmentation" else (["tiny_lrf", "base_srf"], 8, TIMM)
+    )
+    given = (flags.batch or batch, "float32", flags.rounds, flags.seconds)
+    report([compare(model, *given, compared=compared) for model in flags.models or models])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Measures our train step and inference alternately with timm's, each in a separate process on the same device.
+"""Measures our train step and inference alternately with PyTorch's, each in a separate process on the same device.
 
-Shared by benchmarks/cpu.py and benchmarks/gpu.py. A worker process compiles, reports that it is ready, and then
-measures on request, so that only one worker computes at a time.
+Shared by benchmarks/cpu.py and benchmarks/gpu.py; benchmarks/mmsegmentation.py has the workers of segmentation.
+A worker process compiles, reports that it is ready, and then measures on request, so that only one worker computes at a
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from focalnet_jax.training.state import TrainSpec
 
 SIZE, CLASSES = 224, 1000
-WORKERS = ("ours", "timm eager", "timm compiled")
 # Unsupported settings of the recipe, and the reasons.
 SETTINGS = {
     "batch_size": "--batch sets the images per step",
@@ -39,8 +40,33 @@ SETTINGS = {
 }
 
 
-def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], TrainSpec]:
-    """Returns a recipe's train step, its initial state, a batch of noise, and its TrainSpec, for one device."""
+Timed = dict[str, Callable[[int], float]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+      module: module that `python -m` runs as a worker, see `work`.
+      packages: packages that it needs.
+      workers: names of the workers; the first one measures this package.
+      load: returns a recipe's config for a variant and overrides.
+    """
+
+    module: str
+    packages: tuple[str, ...]
+    workers: tuple[str, ...]
+    load: Callable[[str, Sequence[str]], FrozenConfigDict]
+
+
+TIMM = Comparison("benchmarks.side_by_side", ("torch", "timm"), ("ours", "timm eager", "timm compiled"), load_recipe)
+
+
+def our_step(
+    config: FrozenConfigDict, batch: Mapping[str, np.ndarray] | None = None
+) -> tuple[Any, Any, dict[str, Any], TrainSpec]:
+    """Returns a recipe's train step, its initial state, a batch (default: noise) and its TrainSpec, for one device."""
     import jax.numpy as jnp
 
     from focalnet_jax.distributed.mesh import make_mesh
@@ -52,23 +78,32 @@ def our_step(config: FrozenConfigDict) -> tuple[Any, Any, dict[str, Any], TrainS
     mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
     task = task_kind(config.task).make_task(config, evaluated=False)
     spec, init = make_spec(config, mesh, task, warmup_steps=1, total_steps=10)
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.integers(0, 256, (config.batch_size, SIZE, SIZE, 3), np.uint8))
-    given = {"image": images, "label": jnp.asarray(rng.integers(0, CLASSES, config.batch_size), jnp.int32)}
+    rng, count = np.random.default_rng(0), config.batch_size
+    if batch is None:
+        images = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+        batch = {"image": images, "label": rng.integers(0, CLASSES, count).astype(np.int32)}
+    given = {name: jnp.asarray(values) for name, values in batch.items()}
     return make_train_step(spec), init_state(spec, init), given, spec
 
 
-def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> dict[str, Callable[[int], float]]:
+def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> Timed:
     """Returns functions that run a number of steps of the recipe, in training or inference, and return the seconds."""
-    import jax
     import jax.numpy as jnp
 
     from focalnet_jax.training.step import make_eval_step
 
     config = load_recipe(model, [f"--config.batch_size={batch}", f"--config.precision={precision}", *overrides])
     train_step, state, given, spec = our_step(config)
-    held, counted = [state], given | {"mask": jnp.ones(batch, jnp.float32)}
+    counted = given | {"mask": jnp.ones(batch, jnp.float32)}
     eval_step = make_eval_step(spec.graph, spec.mesh, spec.task.evaluations()["eval"])
+    return timed_steps(train_step, state, given, lambda variables: eval_step(variables, counted))
+
+
+def timed_steps(train_step: Any, state: Any, given: Any, infer: Callable[[Any], Any]) -> Timed:
+    """Returns functions that run a number of train steps, or of calls of `infer`, and return the seconds."""
+    import jax
+
+    held = [state]
 
     def train(steps: int) -> float:
         begun = time.perf_counter()
@@ -77,17 +112,17 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> di
         jax.block_until_ready(metrics)
         return time.perf_counter() - begun
 
-    def infer(steps: int) -> float:
+    def inference(steps: int) -> float:
         begun = time.perf_counter()
         for _ in range(steps):
-            sums = eval_step(held[0].result, counted)
-        jax.block_until_ready(sums)
+            results = infer(held[0].result)
+        jax.block_until_ready(results)
         return time.perf_counter() - begun
 
-    return {"train": train, "inference": infer}
+    return {"train": train, "inference": inference}
 
 
-def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[str, Callable[[int], float]]:
+def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> Timed:
     """Returns such functions for timm's model, with AdamW, clipping and channels last as in timm's script."""
     import timm
     import torch
@@ -131,11 +166,19 @@ def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> dict[st
     return {"train": train, "inference": infer}
 
 
-def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[str]) -> None:
-    """Runs a worker, which compiles and then measures what each line of stdin requests."""
-    made = ours if name == "ours" else theirs
-    options = {"overrides": overrides} if name == "ours" else {"compiled": name == "timm compiled"}
-    timed = made(model, batch, precision, **options)
+def work(ours: Callable[..., Timed], theirs: Callable[..., Timed], arguments: Sequence[str]) -> None:
+    """Runs a worker, which compiles and then measures what each line of stdin requests.
+
+    Args:
+      ours: makes the functions that measure this package.
+      theirs: makes those of PyTorch.
+      arguments: name of the worker, model, images per batch, precision and overrides.
+    """
+    name, model, batch, precision, *overrides = arguments
+    if name == "ours":
+        timed = ours(model, int(batch), precision, overrides)
+    else:
+        timed = theirs(model, int(batch), precision, compiled=name.endswith("compiled"))
     for run in timed.values():
         run(2)
     print("ready", flush=True)
@@ -147,8 +190,8 @@ def work(name: str, model: str, batch: int, precision: str, overrides: Sequence[
 class Worker:
     """A worker in a separate process."""
 
-    def __init__(self, name: str, model: str, batch: int, precision: str, overrides: Sequence[str]):
-        program = [sys.executable, "-m", "benchmarks.side_by_side", name, model, str(batch), precision, *overrides]
+    def __init__(self, module: str, name: str, model: str, batch: int, precision: str, overrides: Sequence[str]):
+        program = [sys.executable, "-m", module, name, model, str(batch), precision, *overrides]
         self._name = name
         self._process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -183,17 +226,24 @@ def need(*packages: str) -> None:
 
 
 def compare(
-    model: str, batch: int, precision: str, rounds: int, seconds: float, overrides: Sequence[str] = ()
+    model: str,
+    batch: int,
+    precision: str,
+    rounds: int,
+    seconds: float,
+    overrides: Sequence[str] = (),
+    compared: Comparison = TIMM,
 ) -> dict[str, Any]:
-    """Returns images per second of each worker, and our speed divided by that of timm's faster mode.
+    """Returns images per second of each worker, and our speed divided by that of the fastest other one.
 
     The workers measure in turns; speeds are medians over rounds. `overrides` (`--config.KEY=VALUE`) change our recipe.
     """
-    need("torch", "timm")
-    load_recipe(model, overrides)
-    taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in WORKERS}
+    need(*compared.packages)
+    compared.load(model, overrides)
+    taken: dict[str, dict[str, list[float]]] = {name: {"inference": [], "train": []} for name in compared.workers}
     with contextlib.ExitStack() as stack:
-        workers = {name: Worker(name, model, batch, precision, overrides) for name in WORKERS}
+        given = (model, batch, precision, overrides)
+        workers = {name: Worker(compared.module, name, *given) for name in compared.workers}
         for one in workers.values():
             stack.callback(one.close)
         for one in workers.values():
@@ -205,10 +255,11 @@ def compare(
                     taken[name][what].append(batch * steps[name] / one.measure(what, steps[name]))
     result: dict[str, Any] = {"model": model, "batch": batch, "precision": precision}
     for what in ("inference", "train"):
-        speed = {name: statistics.median(taken[name][what]) for name in WORKERS}
+        speed = {name: statistics.median(taken[name][what]) for name in compared.workers}
+        own, *others = speed.values()
         result[f"{what}_images_per_second"] = {name: round(value, 2) for name, value in speed.items()}
-        result[f"{what}_ratio"] = round(speed["ours"] / max(speed["timm eager"], speed["timm compiled"]), 3)
-        text = ", ".join(f"{name} {value:.1f}" for name, value in speed.items())
+        result[f"{what}_ratio"] = round(own / max(others), 3)
+        text = ", ".join(f"{name} {value:.2f}" for name, value in speed.items())
         print(f"{model:<10} {what:<9} images/s: {text}; ratio {result[f'{what}_ratio']:.2f}", flush=True)
     return result
 
@@ -225,4 +276,4 @@ def report(results: list[dict[str, Any]]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 5:
         sys.exit(__doc__)
-    work(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    work(ours, theirs, sys.argv[1:])

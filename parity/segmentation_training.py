@@ -76,6 +76,7 @@ class Trajectory:
 class Apart:
     """Differences between two runs, for the worst step and the worst variable."""
 
+    first_losses: float  # relative, of the first ten steps
     loss: float  # relative
     auxiliary: float  # relative
     rate: float  # relative to the highest rate
@@ -85,8 +86,10 @@ class Apart:
     @classmethod
     def between(cls, ours: Trajectory, theirs: Trajectory) -> Apart:
         """Returns the differences between this package's run and mmsegmentation's."""
+        losses = np.abs(ours.losses / theirs.losses - 1)
         return cls(
-            float(np.max(np.abs(ours.losses / theirs.losses - 1))),
+            float(np.max(losses[:10])),
+            float(np.max(losses)),
             float(np.max(np.abs(ours.auxiliary / theirs.auxiliary - 1))),
             float(np.max(np.abs(ours.rates - theirs.rates)) / theirs.rates.max()),
             max(relative(ours.weights[name], each) for name, each in theirs.weights.items() if name not in NOISE),

@@ -7,9 +7,10 @@ from parity.segmentation_training import Apart, ours, recipe, theirs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # mmsegmentation's advice about its losses
 
-# Measured: losses 6e-7, weights and statistics 1e-6, rates 1e-7: the rounding of float32 in 50 updates. A wrong
-# decay rule, warm-up, divisor or running variance gives far more.
-LOSS, WEIGHTS, STATISTICS, RATE = 1e-5, 1e-4, 1e-5, 1e-6
+# Rounding errors of float32 grow from step to step: losses of the first ten steps differ by 1.5e-7, of all 50 by 1e-5,
+# the last weights by 6e-5, statistics by 8e-7, rates by 8e-8 (two runs). A wrong decay rule, warm-up, divisor or
+# running variance gives far more.
+FIRST_LOSSES, LOSS, WEIGHTS, STATISTICS, RATE = 1e-6, 1e-4, 3e-4, 1e-5, 1e-6
 HARD = ["--config.head.ohem_kept=500", "--config.head.ohem_threshold=0.7"]
 
 
@@ -24,6 +25,7 @@ def test_fifty_steps_of_the_recipe_follow_mmsegmentation(overrides):
     assert np.mean(other.losses[-5:]) < 0.95 * np.mean(other.losses[:5])
     apart = Apart.between(ours(config), other)
     assert apart.rate < RATE
+    assert apart.first_losses < FIRST_LOSSES
     assert apart.loss < LOSS
     assert apart.auxiliary < LOSS
     assert apart.statistics < STATISTICS
