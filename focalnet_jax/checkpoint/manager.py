@@ -41,6 +41,7 @@ from focalnet_jax.checkpoint.steps import (
     remove_leftovers,
 )
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, in_time, quiet, reading, reason
+from focalnet_jax.distributed.startup import is_lost_connection
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 from focalnet_jax.storage.failures import storage_error
@@ -168,6 +169,8 @@ class Checkpoints:
 
     def describe_newest(self) -> str:
         """Names the newest complete step, in words for errors; does not wait for a save in progress."""
+        if is_bucket(self._folder) and not self._writes:  # only process 0 knows which step it completed
+            return "earlier checkpoints are unchanged"
         good = self._newest_complete()
         return f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
 
@@ -288,7 +291,10 @@ class Checkpoints:
         metrics = {step: metric_of(self._step(step), self._metric) for step in steps}
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
-    def _failed(self, step: int | None, error: Exception) -> RunFailedError:
+    def _failed(self, step: int | None, error: Exception) -> Exception:
+        """Returns the error of a save as one line, or the error itself if another process of this run has ended."""
+        if is_lost_connection(error):
+            return error
         of_bucket = is_bucket(self._folder) and not isinstance(error, RunFailedError)
         why = storage_error(error, self._folder).strerror if of_bucket else reason(error)
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {why}; {self.describe_newest()}")

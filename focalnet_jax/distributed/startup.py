@@ -112,6 +112,12 @@ def _end(text: str) -> NoReturn:
     os._exit(EXIT_FAILED)  # an orderly shutdown would wait for the other processes
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Returns whether an exchange with another process of this run failed because that process has ended."""
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return of_jax and jax.process_count() > 1 and bool(_BROKEN_OFF.search(str(error)))
+
+
 @contextlib.contextmanager
 def ends_with_the_others() -> Iterator[None]:
     """Context manager that ends this process with a one-line message if another process has ended.
@@ -122,7 +128,7 @@ def ends_with_the_others() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or not _BROKEN_OFF.search(str(error)):
+        if not is_lost_connection(error):
             raise
         first = str(error).splitlines()[0]
         _end(

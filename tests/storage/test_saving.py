@@ -42,6 +42,12 @@ def test_after_a_failed_save_the_next_one_succeeds(through):
     assert [step for step in steps.list_steps(folder) if steps.is_complete(folder / str(step))] == [1, 3]
 
 
+def test_a_process_that_writes_no_manifests_does_not_deny_earlier_checkpoints(through, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    checkpoints = Checkpoints(to_path("gs://bucket/second"), "eval/top1", keep_latest=5, keep_best=0)
+    assert checkpoints.describe_newest() == "earlier checkpoints are unchanged"
+
+
 @pytest.mark.fault(48)
 def test_a_run_without_the_lock_writes_nothing_of_a_step(through):
     def lost():
