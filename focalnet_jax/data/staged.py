@@ -36,7 +36,11 @@ def staged_data_set(address: str, cache: str) -> CachedFolder:
     found = [match[1].rstrip("/") for match in map(_DESCRIBED.fullmatch, names) if match]
     found = [""] if "" in found else [name for name in found if "/" in name] or found
     if len(found) != 1:
-        held = f"several ({', '.join(sorted(found)[:5])})" if found else "none"
+        held = (
+            f"several ({', '.join(sorted(found)[:5])})"
+            if found
+            else "none; if data.prepare was interrupted, repeat its command"
+        )
         raise UserError(f"expected one prepared data set (with {DESCRIPTION}) in {given}, found {held}")
     copy = cached_folder(given / found[0] if found[0] else given, cache, _KEY)
     files = [name for name in copy.list(recursive=not found[0]) if "/" not in name and name.endswith(_METADATA)]

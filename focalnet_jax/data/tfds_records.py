@@ -147,7 +147,11 @@ def open_builder(path: str) -> tfds.core.DatasetBuilder:
         found = [root] if (root / DESCRIPTION).is_file() else [p.parent for p in root.glob(f"*/*/{DESCRIPTION}")]
         found = found or [p.parent for p in root.glob(f"*/{DESCRIPTION}")]
         if len(found) != 1:
-            held = f"several ({', '.join(sorted(map(str, found))[:5])})" if found else "none"
+            held = (
+                f"several ({', '.join(sorted(map(str, found))[:5])})"
+                if found
+                else "none; if data.prepare was interrupted, repeat its command"
+            )
             raise UserError(f"expected one prepared data set (with {DESCRIPTION}) in {path}, found {held}")
         try:
             return tfds.builder_from_directory(found[0])
