@@ -36,6 +36,7 @@ _LINGER_SECONDS = 1.0  # time before process 0 ends, in which the other processe
 _LONGEST_TIMEOUT = 24 * 60 * 60
 _MOST_NAMES = 8  # that one message lists
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
+_COLLECTIVE = re.compile(r"gloo|nccl", re.IGNORECASE)
 
 
 def connect(flags: argparse.Namespace) -> None:
@@ -114,8 +115,12 @@ def _end(text: str) -> NoReturn:
 
 def is_lost_connection(error: BaseException) -> bool:
     """Returns whether an exchange with another process of this run failed because that process has ended."""
-    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
-    return of_jax and jax.process_count() > 1 and bool(_BROKEN_OFF.search(str(error)))
+    if jax.process_count() == 1 or isinstance(error, UserError):
+        return False
+    text = str(error)
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return bool(_BROKEN_OFF.search(text))
+    return isinstance(error, ValueError) and bool(_COLLECTIVE.search(text))  # raised by Orbax
 
 
 @contextlib.contextmanager
@@ -127,7 +132,7 @@ def ends_with_the_others() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not is_lost_connection(error):
             raise
         first = str(error).splitlines()[0]

@@ -4,10 +4,12 @@ import contextlib
 import signal
 import time
 
+import jax
 import psutil
 import pytest
 
 from focalnet_jax.checkpoint.steps import list_steps
+from focalnet_jax.distributed.startup import is_lost_connection
 from tests.commands import SMALL, losses, metrics, run
 from tests.processes import SHORT, assert_same_run, launch, when_running
 
@@ -95,3 +97,18 @@ def test_a_process_that_hangs_ends_the_others_with_one_line(tmp_path):
     lines = lines_of_second(stderr)
     assert len(lines) == 1
     assert "of this run has ended or does not respond" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "processes", "lost"),
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer"), 2, True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), 2, True),  # of Orbax's save
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), 1, False),
+        (ValueError("the connection of two layers is missing"), 2, False),
+        (OSError("Connection reset by peer"), 2, False),  # perhaps a bucket
+    ],
+)
+def test_an_exchange_with_a_process_that_ended_is_told_from_other_errors(error, processes, lost, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    assert is_lost_connection(error) == lost
