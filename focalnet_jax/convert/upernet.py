@@ -127,5 +127,5 @@ def with_variables(config: FocalNetConfig, heads: Heads, leaves: Mapping[str, np
 def backbone_weights(weights: UPerNetWeights) -> Weights:
     """Returns the backbone as a FocalNet without a classifier. The norm of its last output becomes the final norm."""
     params, config = backbone_only(named_leaves(weights.params), weights.config)
-    info = dataclasses.replace(weights.info, classes=None, words=None, palette=None)
+    info = dataclasses.replace(weights.info, classes=None, words=None, palette=None, box=None)
     return Weights(params, config, weights.name, weights.format, weights.dtype, weights.notes, info)

@@ -236,7 +236,7 @@ def _from_checkpoint(
 def _backbone(step: AnyPath, config: FocalNetConfig, name: str | None, task: str, info: WeightsInfo) -> Weights:
     params, config = backbone_only(read_arrays(step, weights_item(step)), config)
     note = f"only the backbone of a checkpoint of {task}; the norm of its last output taken as the final norm"
-    info = dataclasses.replace(info, classes=None, palette=None)
+    info = dataclasses.replace(info, classes=None, palette=None, box=None)
     return Weights(params, config, name, "orbax", "float32", (f"read from {step}", note), info, (note,))
 
 
@@ -287,10 +287,13 @@ def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
             return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")
         except UserError as error:
             raise UserError(f"the checkpoint's metadata is damaged: {error}") from error
-    data = metadata.get("config", {}).get("data", {})
+    config = metadata.get("config", {})
+    data = config.get("data", {})
+    box = config.get("inference", {}).get("box") or config.get("augment", {}).get("box")
     classes = metadata.get("classes")  # another task may store something else under this name
     return WeightsInfo(
         tuple(classes) if isinstance(classes, list) else None,
         exact=True,
         preprocessing=from_config(data) if "image_size" in data else None,
+        box=None if box is None else tuple(box),
     )
