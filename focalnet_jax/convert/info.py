@@ -8,7 +8,7 @@ from typing import Any
 
 from focalnet_jax.convert.class_names import palette_at
 from focalnet_jax.convert.preprocessors import from_transformers
-from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, is_side
+from focalnet_jax.data.preprocessing import USUAL, Preprocessing, fit_in_words, from_dict, is_side
 from focalnet_jax.errors import UserError
 
 
@@ -32,6 +32,13 @@ class WeightsInfo:
         if self.refused:
             raise UserError(self.refused)
         return self.preprocessing
+
+    def describe_preprocessing(self) -> str:
+        """Returns the preprocessing in words, or "" if it is unknown."""
+        how = self.preprocessing
+        if how is None:
+            return ""
+        return how.describe() if self.box is None else fit_in_words(self.box, how.normalization)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values, which `info_from_dict` reads."""

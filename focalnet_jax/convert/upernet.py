@@ -44,6 +44,8 @@ class UPerNetWeights(Weights):
     statistics: Any = field(default_factory=dict)  # BatchNorm's running statistics
     heads: Heads = Heads()
 
+    task = "segmentation"
+
 
 def heads_from_dict(values: Mapping[str, Any]) -> Heads:
     """Returns the heads in the `head` section of a run's config, or in the output of `Heads.to_dict`."""

@@ -48,6 +48,8 @@ class Weights:
     info: WeightsInfo = field(default_factory=WeightsInfo)  # class names and preprocessing
     decisions: tuple[str, ...] = ()  # the notes that affect the model's outputs
 
+    task = TASKS[0]
+
     @property
     def count(self) -> int:
         """Number of parameters."""

@@ -23,7 +23,7 @@ from focalnet_jax.convert.weights import describe_non_finite
 from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.preprocessing import Preprocessing, from_config, normalization_in_words, sides
+from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_config, sides
 from focalnet_jax.data.segment_classes import read_segment_classes
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model.focalnet import Backbone
@@ -72,15 +72,12 @@ class Segmenter:
     def description(self) -> str:
         """Numbers of parameters and classes, and the size of the inputs, in words."""
         parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))) / 1e6
-        return f"with UPerNet {parameters:.3g} M parameters, {len(self.labels)} classes, images {self._fitted}"
-
-    @property
-    def _fitted(self) -> str:
-        return f"resized to fit into {self.inference.box[0]}x{self.inference.box[1]} pixels"
+        fitted = f"images resized to fit into {self.inference.box[0]}x{self.inference.box[1]} pixels"
+        return f"with UPerNet {parameters:.3g} M parameters, {len(self.labels)} classes, {fitted}"
 
     def describe_preprocessing(self) -> str:
         """Returns the sizes that images are resized to, and the normalization, in words."""
-        return f"{self._fitted}, bilinear, {normalization_in_words(self.preprocessing.normalization)}"
+        return fit_in_words(self.inference.box, self.preprocessing.normalization)
 
     def portable(self) -> UPerNet:
         """Returns the model without values, with implementations that run on all platforms."""
