@@ -15,6 +15,7 @@ import numpy as np
 
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.checkpoint.weights import UnfitError, read_arrays, read_params, weights_item
+from focalnet_jax.convert.class_names import palette_at
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.huggingface import CONFIG, label_conflicts, transformers_options
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict
@@ -297,5 +298,6 @@ def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
         tuple(classes) if isinstance(classes, list) else None,
         exact=True,
         preprocessing=from_config(data) if "image_size" in data else None,
+        palette=palette_at("palette", metadata.get("palette")),
         box=None if box is None else tuple(box),
     )
