@@ -1,15 +1,25 @@
 """Write a model, including its weights, as one StableHLO file that runs without this package, for any batch size.
 
 `jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs the file: it maps normalized images [B, H, W, 3]
-float32 to logits [B, K] float32. Before the file is written, its logits are compared with the model's own on this
-machine.
+float32 to logits float32, [B, K] for a classifier and [B, H, W, K] for a segmentation model, or with --output classes
+to the class with the largest logit, int32. Before the file is written, its output is compared with the model's own
+logits on this machine.
 """
 
-import dataclasses
+from __future__ import annotations
+
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
+
+    from focalnet_jax.tasks.task import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+OUTPUTS = ("logits", "classes")
 MOST_BYTES = 2**31 - 2**24  # the file is one protobuf message, at most 2 GiB
 # Largest difference of logits by rounding, relative to an image's largest logit. float32: docs/parity.md measures 1e-6
 # between implementations; a wrong constant, or another approximation of GELU, gives more than 1e-4. bfloat16:
@@ -40,6 +50,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--image-size", metavar="S|HxW", help="input size in pixels (default: stored with the weights, or 224)"
     )
+    parser.add_argument(
+        "--output",
+        choices=OUTPUTS,
+        default=OUTPUTS[0],
+        help="logits, or numbers of the classes with the largest logits (default: %(default)s)",
+    )
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     parser.add_argument(
         "--platforms",
@@ -54,38 +70,46 @@ def main(arguments: list[str]) -> int:
     out = Path(flags.out)
     check_result(out)
 
-    from focalnet_jax.convert.load import model_of
     from focalnet_jax.convert.recognise import check_options
-    from focalnet_jax.convert.weights import read_weights
-    from focalnet_jax.data.preprocessing import USUAL
+    from focalnet_jax.inference import load_predictor
 
-    weights = read_weights(flags.checkpoint, flags.model, check_options(flags.option), which=flags.weights)
-    weights.warn(flags.checkpoint)
-    model = model_of(weights, flags.precision)
-    stated = weights.info.follow()
-    how = stated or USUAL
-    how = how if size is None else how.at(size)
-    written = export(model, how.size, platforms)
-    compared = compare(written, model, how.size, out)
+    options = dict(image_size=size, dtype=flags.precision, options=check_options(flags.option), which=flags.weights)
+    predictor = load_predictor(flags.checkpoint, flags.model, **options)
+    if flags.output == "classes":
+        predictor.check_head(flags.checkpoint)
+    written = export(predictor, platforms, flags.output)
+    compared = compare(written, predictor, out, flags.output)
     write_result(out, written)
-    images, logits = f"[B, {how.size[0]}, {how.size[1]}, 3]", f"[B, {model.config.num_classes}]"
-    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {images} to {logits}, for {', '.join(platforms)}")
+    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {describe(written, flags.output)}, for {', '.join(platforms)}")
     print(compared)
-    source = "stored with the weights" if stated else "not stored with the weights; this is the default"
-    if weights.info.normalization_only:
-        source = "the normalization is stored with the weights; the rest is the default"
-    print(f"preprocessing, which is not part of the file ({source}): {how.describe()}")
+    source = "stored with the weights"
+    if predictor.assumed:
+        source = f"the default, because the weights do not specify {predictor.assumed}"
+    print(f"preprocessing, which is not part of the file ({source}): {predictor.describe_preprocessing()}")
     return 0
 
 
-def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path) -> str:
-    """Compares the logits of an exported model with the logits of the model on random normalized images.
+def describe(written: bytes, output: str) -> str:
+    """Returns the shapes of the input and the output of an export, such as `[B, 224, 224, 3] to logits [B, 1000]`."""
+    from jax import export as jax_export
+
+    exported = jax_export.deserialize(bytearray(written))
+    images, result = (
+        "[B, " + ", ".join(map(str, each.shape[1:])) + "]" for each in (*exported.in_avals, *exported.out_avals)
+    )
+    return f"{images} to {output} {result}"
+
+
+def compare(written: bytes, predictor: Predictor, out: Path, output: str = OUTPUTS[0]) -> str:
+    """Compares the output of an exported model with the logits of the model on random normalized images.
+
+    For classes, the difference is the largest logit minus the logit of the class in the output.
 
     Args:
       written: the export.
-      model: the `FocalNet` that was exported.
-      image_size: height and width of the images, or one number for both.
+      predictor: the predictor that was exported.
       out: the file to be written, named in messages.
+      output: one of `OUTPUTS`.
 
     Returns:
       A one-line report with the largest relative difference. If the export is for other platforms than the platform
@@ -99,28 +123,33 @@ def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path)
     from flax import nnx
     from jax import export as jax_export
 
-    from focalnet_jax.data.preprocessing import sides
     from focalnet_jax.errors import RunFailedError
 
     exported, platform = jax_export.deserialize(bytearray(written)), jax.default_backend()
     platform = "cuda" if platform == "gpu" else platform
     if platform not in exported.platforms:
         return f"not compared with the model: this machine runs {platform}, the file {', '.join(exported.platforms)}"
-    shape = (sum(_BATCHES), *sides(image_size), 3)
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    graph, state = nnx.split(model)
-    own = np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
-    if not np.isfinite(own).all():
-        raise RunFailedError(f"{out} is not written: the model's logits of random images are NaN or infinite")
-    parts = np.split(images, np.cumsum(_BATCHES)[:-1])
-    # Compiled explicitly: the cache of `jax.jit` would keep both programs, which contain the weights, in memory.
-    logits = np.concatenate([jax.jit(exported.call).lower(part).compile()(part) for part in parts])
-    scale = np.maximum(np.abs(own).max(axis=1), np.finfo(np.float32).tiny)
-    difference = float((np.abs(logits - own).max(axis=1) / scale).max())
-    precision = np.dtype(model.dtype).name
+    graph, state = nnx.split(predictor.model)
+    own_logits = jax.jit(lambda state, images: predictor.outputs(nnx.merge(graph, state), images))
+    rng, differences = np.random.default_rng(0), []
+    for batch in _BATCHES:
+        images = rng.standard_normal((batch, *exported.in_avals[0].shape[1:]), np.float32)
+        # Compiled explicitly: the cache of `jax.jit` would keep all programs, which contain the weights, in memory.
+        given = np.asarray(jax.jit(exported.call).lower(images).compile()(images))
+        for image, result in zip(images, given, strict=True):  # one by one: the logits of all pixels are large
+            own = np.asarray(own_logits(state, image[None]))[0]
+            if not np.isfinite(own).all():
+                raise RunFailedError(f"{out} is not written: the model's logits of random images are NaN or infinite")
+            if output == "classes":
+                apart = own.max(axis=-1) - np.take_along_axis(own, result[..., None], axis=-1)[..., 0]
+            else:
+                apart = np.abs(result - own)
+            differences.append(apart.max() / max(np.abs(own).max(), np.finfo(np.float32).tiny))
+    difference = float(np.max(differences))
+    precision = np.dtype(predictor.backbone.dtype).name
     if not difference <= TOLERANCES[precision]:  # also for NaN
         raise RunFailedError(
-            f"{out} is not written, because its logits differ from the model's by {difference:.1e} of the largest; "
+            f"{out} is not written, because its {output} differ from the model's by {difference:.1e} of the largest; "
             f"rounding in {precision} explains at most {TOLERANCES[precision]:.0e}: report this with the versions that "
             "python -m focalnet_jax prints"
         )
@@ -130,15 +159,17 @@ def compare(written: bytes, model, image_size: int | tuple[int, int], out: Path)
     )
 
 
-def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) -> bytes:
+def export(predictor: Predictor, platforms: Sequence[str] = PLATFORMS, output: str = OUTPUTS[0]) -> bytes:
     """Returns a model with its weights as serialized StableHLO.
 
-    The exported function maps normalized images `[B, H, W, 3]` float32 of any batch size to logits `[B, K]` float32.
+    The exported function maps normalized images `[B, H, W, 3]` float32 of any batch size to the logits of
+    `Predictor.outputs`, or to the numbers of the classes with the largest logits, int32.
 
     Args:
-      model: the `FocalNet`. Its layers are exported with the XLA implementations, which run on all platforms.
-      image_size: height and width in pixels, or one number for both.
+      predictor: the predictor with the model. Images have the size in its preprocessing. Layers are exported with the
+        XLA implementations, which run on all platforms.
       platforms: names among `PLATFORMS`.
+      output: one of `OUTPUTS`.
 
     Raises:
       UserError: images of this size are too small for the model, or the weights are too large for one file.
@@ -148,25 +179,23 @@ def export(model, image_size: int | tuple[int, int] = 224, platforms=PLATFORMS) 
     from flax import nnx
     from jax import export as jax_export
 
-    from focalnet_jax.data.preprocessing import sides
     from focalnet_jax.errors import UserError
-    from focalnet_jax.model import FocalNet
-    from focalnet_jax.model.precision import get_precision
-    from focalnet_jax.ops.implementations import IMPLEMENTATIONS
 
-    config = dataclasses.replace(model.config, **dict.fromkeys(IMPLEMENTATIONS, "xla"))  # runs on every platform
-    precision, params = get_precision(model.dtype), nnx.state(model)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0))))
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    graph, state = nnx.graphdef(predictor.portable()), nnx.state(predictor.model)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     if size > MOST_BYTES:
         raise UserError(
             f"the weights are {size / 1e9:.1f} GB; a StableHLO file can contain at most {MOST_BYTES / 1e9:.1f} GB"
         )
-    height, width = sides(image_size)
+    height, width = predictor.preprocessing.size
     shape = jax_export.symbolic_shape(f"b, {height}, {width}, 3")
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    call = jax.jit(lambda images: nnx.merge(graph, params)(images))
-    return jax_export.export(call, platforms=platforms)(images).serialize()
+
+    def call(images: jax.Array) -> jax.Array:
+        logits = predictor.outputs(nnx.merge(graph, state), images)
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32) if output == "classes" else logits
+
+    return jax_export.export(jax.jit(call), platforms=platforms)(images).serialize()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     predictor = load_predictor(flags.checkpoint, flags.model, **stated)
     predictor.check_head(flags.checkpoint)
     if predictor.assumed:
-        how = predictor.preprocessing.describe()
+        how = predictor.describe_preprocessing()
         print(
             f"note: {flags.checkpoint} does not specify {predictor.assumed}; using the default: {how}",
             file=sys.stderr,

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ import focalnet_jax
 from focalnet_jax import export as exporting
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.export import TOLERANCES, compare, export, main
+from focalnet_jax.inference import Classifier, load_predictor
+from focalnet_jax.tasks.segmentation.composites import DigitComposites
 from tests.models import drawn_model
 
 ALONE = """
@@ -26,7 +29,7 @@ assert not [name for name in sys.modules if name.startswith(("focalnet_jax", "fl
 
 def test_the_file_runs_without_the_package_for_any_batch_and_gives_the_models_logits(tmp_path):
     model = drawn_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
-    (tmp_path / "model.stablehlo").write_bytes(export(model, 32))
+    (tmp_path / "model.stablehlo").write_bytes(export(Classifier(model, (), 32)))
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     files = [tmp_path / name for name in ("model.stablehlo", "images.npy", "logits.npy")]
@@ -41,7 +44,7 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     out = tmp_path / "run.stablehlo"
     assert main([str(workdir), str(out), "--image-size", "24", "--platforms", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "[B, 24, 24, 3] to [B, 10], for cpu" in printed
+    assert "[B, 24, 24, 3] to logits [B, 10], for cpu" in printed
     # Compares the model's C++ kernels with XLA: not bitwise equal, but far within the tolerance.
     assert 0 < _difference(printed) < TOLERANCES["float32"] / 10
     exported = jax.export.deserialize(out.read_bytes())
@@ -49,7 +52,7 @@ def test_a_runs_weights_are_exported_by_the_command(finished, tmp_path, capsys):
     images = np.zeros((3, 24, 24, 3), np.float32)
     np.testing.assert_allclose(exported.call(images), focalnet_jax.load_model(workdir)(images), rtol=1e-5, atol=1e-6)
     assert main([str(workdir), str(tmp_path / "own"), "--platforms", "cpu"]) == 0
-    assert "[B, 16, 16, 3] to [B, 10], for cpu" in capsys.readouterr().out  # the size of its training images
+    assert "[B, 16, 16, 3] to logits [B, 10], for cpu" in capsys.readouterr().out  # the size of its training images
     (tmp_path / "own").unlink()
     with pytest.raises(UserError, match="exists"):
         main([str(workdir), str(out)])
@@ -66,6 +69,32 @@ def _difference(printed):
     return float(re.search(r"batches of 1 and 3 random images: largest relative difference (\S+),", printed)[1])
 
 
+@pytest.mark.parametrize("output", exporting.OUTPUTS)
+def test_a_segmentation_model_is_exported_with_an_output_for_every_pixel_of_the_input(
+    segmented, tmp_path, capsys, output
+):
+    out = tmp_path / "run.stablehlo"
+    assert main([str(segmented), str(out), "--output", output, "--platforms", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    shape = "classes [B, 64, 64]" if output == "classes" else "logits [B, 64, 64, 11]"
+    assert f"[B, 64, 64, 3] to {shape}, for cpu" in printed
+    assert 0 <= _difference(printed) < TOLERANCES["float32"] / 10
+    how = "(stored with the weights): resized to fit into 64x64 pixels, bilinear, ImageNet's mean and std\n"
+    assert printed.endswith(how)
+    segmenter, image = load_predictor(segmented), DigitComposites("val")[0][0]
+    result = jax.export.deserialize(out.read_bytes()).call(segmenter.normalize(image[None]))
+    classes = np.asarray(result if output == "classes" else result.argmax(axis=-1))
+    # The image has the size of the file, so both are the same computation; a few pixels may be nearly tied.
+    assert np.mean(classes[0] == segmenter.classes(image)) > 0.999
+
+
+def test_the_size_of_a_segmentation_models_file_may_be_chosen(segmented, tmp_path, capsys):
+    assert main([str(segmented), str(tmp_path / "run"), "--image-size", "40x72", "--platforms", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "[B, 40, 72, 3] to logits [B, 40, 72, 11], for cpu" in printed
+    assert "resized to fit into 72x40 pixels" in printed
+
+
 def test_a_bfloat16_model_is_compared_within_its_own_rounding(finished, tmp_path, capsys):
     out = tmp_path / "run.stablehlo"
     assert main([str(finished[0]), str(out), "--precision", "bfloat16", "--platforms", "cpu"]) == 0
@@ -75,21 +104,22 @@ def test_a_bfloat16_model_is_compared_within_its_own_rounding(finished, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "output", "message"),
     [
-        (1 + 1e-2, r"run.stablehlo is not written, because its logits differ from the model's by \d.*at most 1e-04"),
-        (np.nan, "its logits differ from the model's by nan"),
+        (1.01, "logits", r"run.stablehlo is not written, because its logits differ from the model's by \d.*most 1e-04"),
+        (np.nan, "logits", "its logits differ from the model's by nan"),
+        (-1, "classes", r"run.stablehlo is not written, because its classes differ from the model's by \d"),
     ],
 )
-def test_an_export_whose_logits_differ_is_not_written(finished, tmp_path, monkeypatch, value, message):
-    def wrong(model, *arguments):
-        graph, state = nnx.split(model)
+def test_an_export_whose_output_differs_is_not_written(finished, tmp_path, monkeypatch, value, output, message):
+    def wrong(predictor, *arguments):
+        graph, state = nnx.split(predictor.model)
         changed = jax.tree.map(lambda leaf: leaf * np.float32(value), state)
-        return export(nnx.merge(graph, changed), *arguments)
+        return export(replace(predictor, model=nnx.merge(graph, changed)), *arguments)
 
     monkeypatch.setattr(exporting, "export", wrong)
     with pytest.raises(RunFailedError, match=message):
-        main([str(finished[0]), str(tmp_path / "run.stablehlo"), "--platforms", "cpu"])
+        main([str(finished[0]), str(tmp_path / "run.stablehlo"), "--platforms", "cpu", "--output", output])
     assert not list(tmp_path.iterdir())
 
 
@@ -102,7 +132,8 @@ def test_an_export_for_other_platforms_is_written_and_reported_as_not_compared(f
 def test_a_model_whose_logits_are_not_finite_is_not_written(tmp_path):
     model = drawn_model("focalnet_tiny_srf", num_classes=7, embed_dim=16, depths=(1, 2))
     model.head.bias[...] = np.inf
+    classifier = Classifier(model, (), 32)
     with pytest.raises(
         RunFailedError, match="x is not written: the model's logits of random images are NaN or infinite"
     ):
-        compare(export(model, 32), model, 32, tmp_path / "x")
+        compare(export(classifier), classifier, tmp_path / "x")

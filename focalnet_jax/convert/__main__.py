@@ -100,7 +100,7 @@ def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
         return write_weights(weights, destination, format=flags.to, dtype=flags.dtype, image_size=size)
 
     if isinstance(weights, UPerNetWeights):
-        _check_segmentation(flags, repository is not None)
+        _check_segmentation(flags)
     elif flags.to == "mmseg":
         raise UserError(
             f"--to mmseg writes weights of segmentation, and {flags.source} has "
@@ -136,16 +136,12 @@ def _read(flags: argparse.Namespace) -> Weights:
     return read_weights(flags.source, flags.model, options, which=flags.weights, head=flags.head)
 
 
-def _check_segmentation(flags: argparse.Namespace, on_the_hub: bool) -> None:
+def _check_segmentation(flags: argparse.Namespace) -> None:
     """Raises `UserError` for flags that weights of segmentation do not support."""
     given = {"--head remap": flags.head == "remap", "--num-classes": flags.num_classes is not None}
     given["--image-size"] = flags.image_size is not None
     if used := [flag for flag, is_given in given.items() if is_given]:
         raise UserError(f"{used[0]} is for classifiers, and {flags.source} has weights of segmentation: omit the flag")
-    if on_the_hub:
-        raise UserError(
-            f"{flags.destination}: weights of segmentation are written to a local path; upload it with hf upload"
-        )
 
 
 def _print_read(source: str, weights: Weights, report: WriteReport) -> None:

@@ -22,10 +22,32 @@ from focalnet_jax.settings import settings_of
 from focalnet_jax.settings.tasks import task_of
 
 CARD = "README.md"
-_LIBRARIES = {"huggingface": "transformers", "timm": "timm"}
+_LIBRARIES = {"huggingface": "transformers", "timm": "timm", "mmseg": "mmsegmentation"}
+_METRICS = {"miou": "mean_iou", "macc": "mean_accuracy"}  # the hub's types of metrics; of all others: accuracy
 _PAPER = "https://arxiv.org/abs/2203.11926"
 _MEASURED = "eval/"  # prefix of evaluation metrics
 _VERSION = re.compile(r"[\d.]+")  # name of the innermost folder of a prepared data set
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Words of a task in cards."""
+
+    model: str
+    hub: str  # the hub's name of the task
+    load: str  # call of transformers that loads the model, with the repository as {}
+
+
+_TASKS = {
+    "classification": _Task(
+        "A FocalNet", "image-classification", 'AutoModelForImageClassification.from_pretrained("{}")'
+    ),
+    "segmentation": _Task(
+        "UPerNet with FocalNet",
+        "image-segmentation",
+        'AutoModelForSemanticSegmentation.from_pretrained("{}", trust_remote_code=True)',
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ def model_card(
     Args:
       weights: the weights.
       address: the repository for the card.
-      format: format of the weights in the repository, "huggingface" or "timm".
+      format: format of the weights in the repository, "huggingface", "timm" or "mmseg".
       source: the path or address from which the weights were read, as given by the user.
       run: the run that trained the weights, or None if the weights are not a checkpoint of a run.
       license: the hub's identifier of the licence, or None if the licence is unknown.
@@ -73,8 +95,8 @@ def model_card(
     parts = [
         _front_matter(weights, format, source, run, license, title),
         f"# {title}",
-        f"A FocalNet ([Focal Modulation Networks]({_PAPER})) in the format of {_LIBRARIES[format]}, written by "
-        "focalnet_jax.",
+        f"{_TASKS[weights.task].model} ([Focal Modulation Networks]({_PAPER})) in the format of {_LIBRARIES[format]}, "
+        "written by focalnet_jax.",
         _section("Model", _about_model(weights, license)),
         _use(weights, address, format),
     ]
@@ -94,17 +116,22 @@ def _front_matter(
     """Returns the YAML metadata for the hub. Strings are written as JSON, which is valid YAML."""
     lines = [f"license: {license}"] if license else []
     lines.append(f"library_name: {_LIBRARIES[format]}")
-    lines += ["pipeline_tag: image-classification"] if weights.config.num_classes else []
-    lines += ["tags:", "- focalnet", "- focalnet_jax", f"- {_LIBRARIES[format]}", "- image-classification"]
+    task = _TASKS[weights.task].hub
+    lines += [f"pipeline_tag: {task}"] if weights.config.num_classes else []
+    lines += ["tags:", "- focalnet", "- focalnet_jax", f"- {_LIBRARIES[format]}", f"- {task}"]
     if base := _base_model(source, run):
         lines.append(f"base_model: {json.dumps(base)}")
     if run and (found := list(_headline(run))):
         data = json.dumps(_data_name(run))
         lines += ["model-index:", f"- name: {json.dumps(title)}", "  results:", "  - task:"]
-        lines += ["      type: image-classification", "    dataset:", f"      name: {data}", f"      type: {data}"]
+        lines += [f"      type: {task}", "    dataset:", f"      name: {data}", f"      type: {data}"]
         lines.append("    metrics:")
-        for _, name, value in found:
-            lines += ["    - type: accuracy", f"      name: {json.dumps(name)}", f"      value: {value:.4g}"]
+        for key, name, value in found:
+            lines += [
+                f"    - type: {_METRICS.get(key, 'accuracy')}",
+                f"      name: {json.dumps(name)}",
+                f"      value: {value:.4g}",
+            ]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -124,14 +151,14 @@ def _cell(text: str) -> str:
 
 
 def _about_model(weights: Weights, license: str | None) -> dict[str, str]:
-    config, how = weights.config, weights.info.preprocessing
+    config = weights.config
     names = weights.info.words or weights.info.classes
     rows = {
         "variant": weights.name or f"not a released variant: depths {config.depths}, channels {config.dims}",
         "parameters": f"{weights.count:,}",
         "classes": str(config.num_classes) if config.num_classes else "none: pooled features",
         "class names": ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "",
-        "preprocessing": how.describe() if how else "",
+        "preprocessing": weights.info.describe_preprocessing(),
         "licence": license or "not specified",
     }
     return {key: value for key, value in rows.items() if value}
@@ -140,8 +167,11 @@ def _about_model(weights: Weights, license: str | None) -> dict[str, str]:
 def _use(weights: Weights, address: Address, format: str) -> str:
     lines = ["import focalnet_jax", "", f'model = focalnet_jax.load_model("hf://{address.repo}")']
     if format == "huggingface":
-        lines += ["", "from transformers import AutoModelForImageClassification", ""]
-        lines.append(f'model = AutoModelForImageClassification.from_pretrained("{address.repo}")')
+        load = _TASKS[weights.task].load.format(address.repo)
+        lines += ["", f"from transformers import {load.partition('.')[0]}", "", f"model = {load}"]
+    elif format == "mmseg":
+        lines += ["", "from huggingface_hub import hf_hub_download", "from safetensors.torch import load_file", ""]
+        lines.append(f'state_dict = load_file(hf_hub_download("{address.repo}", "model.safetensors"))')
     elif timm_name(weights.config, weights.name):
         lines += ["", "import timm", "", f'model = timm.create_model("hf_hub:{address.repo}", pretrained=True)']
     return "\n".join(["## Use", "", "```python", *lines, "```"])

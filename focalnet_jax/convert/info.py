@@ -8,7 +8,7 @@ from typing import Any
 
 from focalnet_jax.convert.class_names import palette_at
 from focalnet_jax.convert.preprocessors import from_transformers
-from focalnet_jax.data.preprocessing import USUAL, Preprocessing, from_dict, is_side
+from focalnet_jax.data.preprocessing import USUAL, Preprocessing, fit_in_words, from_dict, is_side
 from focalnet_jax.errors import UserError
 
 
@@ -24,6 +24,7 @@ class WeightsInfo:
     refused: str = ""  # why the preprocessing cannot be followed, as a message
     preprocessor: Mapping[str, Any] | None = None  # content of preprocessor_config.json
     palette: tuple[tuple[int, int, int], ...] | None = None  # red, green and blue of each class, from 0 to 255
+    box: tuple[int, int] | None = None  # long and short side that images of a dense task are resized to fit into
     image_size: tuple[int, int] | None = None  # in config.json; the model's input has the size in `preprocessing`
 
     def follow(self) -> Preprocessing | None:
@@ -32,9 +33,17 @@ class WeightsInfo:
             raise UserError(self.refused)
         return self.preprocessing
 
+    def describe_preprocessing(self) -> str:
+        """Returns the preprocessing in words, or "" if it is unknown."""
+        how = self.preprocessing
+        if how is None:
+            return ""
+        return how.describe() if self.box is None else fit_in_words(self.box, how.normalization)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values, which `info_from_dict` reads."""
-        return {key: value for key, value in asdict(self).items() if key != "palette" or value is not None}
+        optional = ("palette", "box")  # old versions do not read these keys
+        return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
 
 
 def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
@@ -54,6 +63,7 @@ def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
     names = {key: _names(key, values[key]) for key in ("classes", "words") if values.get(key) is not None}
     size, raw, own = values.get("image_size"), values.get("preprocessor"), values.get("preprocessing")
     size = None if size is None else _size(size)
+    box = None if values.get("box") is None else _size(values["box"], "box")
     for key, value in (("preprocessor", raw), ("preprocessing", own)):
         if not isinstance(value, Mapping | None):
             raise UserError(f"{key} is {value!r:.60}; expected a JSON object")
@@ -61,7 +71,7 @@ def info_from_dict(values: Mapping[str, Any], place: str) -> WeightsInfo:
     if "words" in names and described != known:
         raise UserError(f"words has {described} {'entry' if described == 1 else 'entries'} for {known} classes")
     palette = palette_at("palette", values.get("palette"))
-    info = WeightsInfo(**names, exact=bool(values.get("exact")), palette=palette, image_size=size)
+    info = WeightsInfo(**names, exact=bool(values.get("exact")), palette=palette, box=box, image_size=size)
     if raw is not None:
         return with_exact_crop(with_preprocessor(info, raw, place), None if own is None else from_dict(own))
     if own is not None:
@@ -78,10 +88,10 @@ def _names(key: str, names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _size(size: Any) -> tuple[int, int]:
+def _size(size: Any, key: str = "image_size") -> tuple[int, int]:
     both = list(size) if isinstance(size, list | tuple) else [size, size]
     if len(both) != 2 or not all(map(is_side, both)):
-        raise UserError(f"image_size is {size!r:.60}; expected a size in pixels, or [height, width]")
+        raise UserError(f"{key} is {size!r:.60}; expected a size in pixels, or two sides")
     return tuple(both)
 
 

@@ -20,7 +20,7 @@ from focalnet_jax.hub.choice import DESCRIPTIONS, MODEL_FILES
 from focalnet_jax.hub.upload import Repository, find_repository, upload
 from focalnet_jax.model.released import license_of
 
-UPLOADED = ("huggingface", "timm")  # formats with a config.json, from which transformers or timm load a repository
+UPLOADED = ("huggingface", "timm", "mmseg")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{1,40}")
 
 
@@ -43,7 +43,7 @@ class Plan:
 
 def add_upload_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags for a destination on the hub."""
-    group = parser.add_argument_group("DST hf://ORG/NAME, with --to huggingface or timm")
+    group = parser.add_argument_group(f"DST hf://ORG/NAME, with --to {', '.join(UPLOADED)}")
     group.add_argument("--upload", action="store_true", help="upload; without it, only show what would be sent")
     group.add_argument(
         "--private", action=argparse.BooleanOptionalAction, help="visibility of a new repository (default: private)"
@@ -63,7 +63,8 @@ def check_upload_flags(flags: argparse.Namespace, *, on_the_hub: bool) -> None:
         raise UserError(f"--{given[0]} is for a destination on the hub, hf://ORG/NAME; DST is {flags.destination}")
     if on_the_hub and flags.to not in UPLOADED:
         raise UserError(
-            f"{flags.destination}: --to {flags.to} is written to a local path; expected --to huggingface or timm"
+            f"{flags.destination}: --to {flags.to} is written to a local path; expected --to huggingface or timm, or "
+            "--to mmseg for weights of segmentation"
         )
     if flags.license is not None and not _LICENSE.fullmatch(flags.license):
         raise UserError(
@@ -95,10 +96,15 @@ def prepared(
     license = flags.license or (license_of(source) if run is None else None)
     card = model_card(weights, address, flags.to, source, run, license)
     with tempfile.TemporaryDirectory(prefix="focalnet_jax-") as folder:
-        report = write(Path(folder) / "model")
-        (Path(folder) / "model" / CARD).write_text(card)
-        names = tuple(sorted(path.name for path in (Path(folder) / "model").iterdir()))
-        yield Plan(address, found, Path(folder) / "model", names, card, flags.private is not False), report
+        sent = Path(folder) / "model"
+        if flags.to == "mmseg":  # writes no directory
+            sent.mkdir()
+            report = write(sent / "model.safetensors")
+        else:
+            report = write(sent)
+        (sent / CARD).write_text(card)
+        names = tuple(sorted(path.name for path in sent.iterdir()))
+        yield Plan(address, found, sent, names, card, flags.private is not False), report
 
 
 def describe_plan(plan: Plan) -> list[str]:

@@ -44,6 +44,8 @@ class UPerNetWeights(Weights):
     statistics: Any = field(default_factory=dict)  # BatchNorm's running statistics
     heads: Heads = Heads()
 
+    task = "segmentation"
+
 
 def heads_from_dict(values: Mapping[str, Any]) -> Heads:
     """Returns the heads in the `head` section of a run's config, or in the output of `Heads.to_dict`."""
@@ -127,5 +129,5 @@ def with_variables(config: FocalNetConfig, heads: Heads, leaves: Mapping[str, np
 def backbone_weights(weights: UPerNetWeights) -> Weights:
     """Returns the backbone as a FocalNet without a classifier. The norm of its last output becomes the final norm."""
     params, config = backbone_only(named_leaves(weights.params), weights.config)
-    info = dataclasses.replace(weights.info, classes=None, words=None, palette=None)
+    info = dataclasses.replace(weights.info, classes=None, words=None, palette=None, box=None)
     return Weights(params, config, weights.name, weights.format, weights.dtype, weights.notes, info)

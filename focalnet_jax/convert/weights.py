@@ -15,6 +15,7 @@ import numpy as np
 
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.checkpoint.weights import UnfitError, read_arrays, read_params, weights_item
+from focalnet_jax.convert.class_names import palette_at
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.huggingface import CONFIG, label_conflicts, transformers_options
 from focalnet_jax.convert.info import WeightsInfo, info_from_dict
@@ -47,6 +48,8 @@ class Weights:
     notes: tuple[str, ...]  # for the user, one line each
     info: WeightsInfo = field(default_factory=WeightsInfo)  # class names and preprocessing
     decisions: tuple[str, ...] = ()  # the notes that affect the model's outputs
+
+    task = TASKS[0]
 
     @property
     def count(self) -> int:
@@ -236,7 +239,7 @@ def _from_checkpoint(
 def _backbone(step: AnyPath, config: FocalNetConfig, name: str | None, task: str, info: WeightsInfo) -> Weights:
     params, config = backbone_only(read_arrays(step, weights_item(step)), config)
     note = f"only the backbone of a checkpoint of {task}; the norm of its last output taken as the final norm"
-    info = dataclasses.replace(info, classes=None, palette=None)
+    info = dataclasses.replace(info, classes=None, palette=None, box=None)
     return Weights(params, config, name, "orbax", "float32", (f"read from {step}", note), info, (note,))
 
 
@@ -287,10 +290,14 @@ def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
             return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")
         except UserError as error:
             raise UserError(f"the checkpoint's metadata is damaged: {error}") from error
-    data = metadata.get("config", {}).get("data", {})
+    config = metadata.get("config", {})
+    data = config.get("data", {})
+    box = config.get("inference", {}).get("box") or config.get("augment", {}).get("box")
     classes = metadata.get("classes")  # another task may store something else under this name
     return WeightsInfo(
         tuple(classes) if isinstance(classes, list) else None,
         exact=True,
         preprocessing=from_config(data) if "image_size" in data else None,
+        palette=palette_at("palette", metadata.get("palette")),
+        box=None if box is None else tuple(box),
     )

@@ -18,6 +18,7 @@ from focalnet_jax.convert.tables_upernet import UPERNET_TABLES, variables_to_ten
 from focalnet_jax.convert.torch_files import import_torch, to_torch
 from focalnet_jax.convert.upernet import USUAL_SCALES, UPerNetWeights, all_variables
 from focalnet_jax.convert.write import WriteReport, cast, chosen_dtype, value_notes, write_checkpoint
+from focalnet_jax.data.class_lists import output_names
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS
@@ -118,7 +119,7 @@ def _write_directory(folder: Path, weights: UPerNetWeights) -> None:
     stages = [f"stage{index + 1}" for index in range(len(config.depths))]
     for key in ("architectures", "id2label", "label2id"):
         del backbone[key]
-    names = weights.info.classes or [f"LABEL_{index}" for index in range(config.num_classes)]
+    names = output_names(config.num_classes, weights.info.classes)  # there may be more outputs than classes
     content = {
         "architectures": [_CLASS],
         "auto_map": {"AutoModelForSemanticSegmentation": f"{_CODE}.{_CLASS}"},
@@ -154,7 +155,9 @@ def _format_notes(weights: UPerNetWeights, destination: Path, format: str) -> It
             "transformers' FocalNetBackbone has other maps: load with AutoModelForSemanticSegmentation.from_pretrained("
             f"DIR, trust_remote_code=True), which uses {_CODE}.py in the directory"
         )
-        yield f"{PREPROCESSOR} does not resize images: fit them into the box of the training before"
+        box = weights.info.box
+        fit = f"fit them into {box[0]}x{box[1]} pixels" if box else "fit them into the size of the training"
+        yield f"{PREPROCESSOR} does not resize images: {fit} before"
         return
     heads = weights.heads
     channels = f"channels={heads.channels}, pool_scales={heads.pool_scales}"

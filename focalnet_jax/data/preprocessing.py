@@ -130,6 +130,11 @@ class Preprocessing:
         return dataclasses.asdict(self)
 
 
+def fit_in_words(box: tuple[int, int], normalization: Normalization) -> str:
+    """Returns a description of the preprocessing of dense tasks. `box` are the long and the short side in pixels."""
+    return f"resized to fit into {box[0]}x{box[1]} pixels, bilinear, {normalization_in_words(normalization)}"
+
+
 def normalization_in_words(by: Normalization) -> str:
     """Returns a description such as `mean 0.5, std 0.5` or `ImageNet's mean and std`."""
     if by == IMAGENET:

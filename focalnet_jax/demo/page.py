@@ -133,6 +133,6 @@ def _blocks(depth: int) -> list[tuple[str, int]]:
 
 def _describe(predictor: Predictor, source: str) -> str:
     name = released_name(predictor.backbone.config) or "a FocalNet that is not a released variant"
-    how = predictor.preprocessing.describe()
+    how = predictor.describe_preprocessing()
     assumed = f"; the weights store no {predictor.assumed}; default: {how}" if predictor.assumed else ""
     return f"`{source}`: {name}, {predictor.description}{assumed}"

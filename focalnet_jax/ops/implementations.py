@@ -12,6 +12,7 @@ IMPLEMENTATIONS = {
     "aggregation": {"native": ("cpu",), "shifted": ("cpu",), "triton": ("gpu", "cuda"), "mosaic": ("tpu",)},
     "pointwise": {"mosaic": ("tpu",)},
 }
+PORTABLE = dict.fromkeys(IMPLEMENTATIONS, "xla")  # values of these options that run on all platforms
 _CHIPS = {"native": "CPUs", "shifted": "CPUs", "triton": "NVIDIA GPUs", "mosaic": "TPUs"}
 
 

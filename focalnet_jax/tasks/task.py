@@ -115,12 +115,14 @@ class Predictor(Protocol):
     """A model that predicts for images.
 
     Attributes:
+      model: the model.
       backbone: FocalNet's patch embedding and stages, whose maps `visualize` and `demo` draw.
       preprocessing: preprocessing from images to the input of the backbone.
       assumed: parts of the preprocessing that are not stored with the weights, in words; empty if all parts are stored.
       description: size of the model, possible predictions and size of the inputs, in words.
     """
 
+    model: nnx.Module
     backbone: Backbone
     preprocessing: Preprocessing
     assumed: str
@@ -128,6 +130,18 @@ class Predictor(Protocol):
 
     def check_head(self, path: str | Path) -> None:
         """Raises `UserError` if the weights, which come from `path`, have no head and cannot predict."""
+
+    def describe_preprocessing(self) -> str:
+        """Returns the preprocessing from images to the input of the model, in words."""
+
+    def portable(self) -> nnx.Module:
+        """Returns `model` without values, with implementations that run on all platforms."""
+
+    def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
+        """Returns logits `[B, ..., K]` float32 for normalized images `[B, h, w, 3]`, the result of an exported model.
+
+        JAX traces this method. `model` is `model` or `portable` with its values.
+        """
 
     def transform(self, image: np.ndarray) -> np.ndarray:
         """Returns an image `[H, W, 3]` uint8 after the resizing and cropping of an evaluation, `[h, w, 3]` uint8."""

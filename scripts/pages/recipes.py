@@ -62,9 +62,12 @@ def _set_by(path: Path) -> Iterator[tuple[str, str, object]]:
     """Yields the key, the recipe's value as a string, and the default for every key that the recipe changes."""
     from focalnet_jax.config import AUTO, REQUIRED, default_config, flatten
     from focalnet_jax.programs.config_files import load_config
+    from focalnet_jax.settings.tasks import TASKS
 
-    defaults = flatten(default_config())
-    for key, value in flatten(load_config(str(path), optional=list(defaults))).items():
+    keys = [key for task in TASKS for key in flatten(default_config(task))]
+    config = load_config(str(path), optional=keys)
+    defaults = flatten(default_config(config.task))
+    for key, value in flatten(config).items():
         if value != defaults[key]:
             chosen = {REQUIRED: "yours", None: "`auto`" if key in AUTO else "`None`"}
             yield key, chosen[value] if value in (REQUIRED, None) else f"`{value!r}`", defaults[key]

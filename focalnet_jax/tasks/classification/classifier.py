@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
 from focalnet_jax.convert.load import model_of
 from focalnet_jax.convert.weights import read_weights
@@ -20,7 +22,9 @@ from focalnet_jax.data.transforms import EvalTransform, eval_transform
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model import FocalNet
 from focalnet_jax.model.jitted import jitted
+from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.summary import summarize
+from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.tasks.classification.activation import class_activation
 from focalnet_jax.tasks.classification.prediction import ClassPrediction
 from focalnet_jax.tasks.task import Activation
@@ -75,6 +79,19 @@ class Classifier:
         """Raises `UserError` if the weights, which come from `path`, have no classifier."""
         if not self.labels:
             raise UserError(f"{path} has no classifier, so it cannot predict: give weights with one")
+
+    def describe_preprocessing(self) -> str:
+        """Returns the preprocessing in words."""
+        return self.preprocessing.describe()
+
+    def portable(self) -> FocalNet:
+        """Returns the model without values, with implementations that run on all platforms."""
+        config, precision = dataclasses.replace(self.model.config, **PORTABLE), get_precision(self.model.dtype)
+        return nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0)))
+
+    def outputs(self, model: FocalNet, images: jax.Array) -> jax.Array:
+        """Returns logits `[B, K]` float32 for normalized images `[B, h, w, 3]`."""
+        return model(images)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

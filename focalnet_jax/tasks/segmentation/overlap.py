@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from focalnet_jax.data.class_lists import short_names
+from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.tasks.segmentation.baseline import Baseline
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
 from focalnet_jax.tasks.segmentation.losses import score_losses
-from focalnet_jax.tasks.segmentation.palette import colours_of
+from focalnet_jax.tasks.segmentation.palette import class_colours
 from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.tasks.segmentation.sources import PairSource
 from focalnet_jax.tasks.task import Metrics
@@ -154,8 +154,10 @@ class Overlap:
         """Returns the image, its predicted classes and its true classes, `[H, W, 3]` uint8."""
         height, width = predicted["size"][index]
         found, true = (predicted[name][index, :height, :width] for name in ("predicted", "classes"))
-        names = short_names(self.source.class_names)
-        return comparison_figure(predicted["image"][index], found, true, names, colours_of(self.source))
+        # The model may have more outputs than the data has classes.
+        names = short_names(output_names(self.num_classes, self.source.class_names))
+        colours = class_colours(self.num_classes, self.source.palette)
+        return comparison_figure(predicted["image"][index], found, true, names, colours)
 
 
 def _baseline_of(source: PairSource | None) -> Baseline | None:

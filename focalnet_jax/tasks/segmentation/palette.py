@@ -19,8 +19,12 @@ def colours_of(source: PairSource) -> np.ndarray:
 
 
 def class_colours(count: int, palette: np.ndarray | Sequence[Any] | None = None) -> np.ndarray:
-    """Returns the colours of K classes `[K, 3]` uint8: a palette of K colours, or else colours of equal strength."""
-    if palette is not None and len(palette) == count:
-        return np.asarray(palette, np.uint8)
+    """Returns the colours of K classes `[K, 3]` uint8: those of a palette, then colours of equal strength.
+
+    A palette of more than K colours is not used.
+    """
     hues = (np.arange(count) * _GOLDEN) % 1
-    return np.array([[round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)] for hue in hues], np.uint8)
+    colours = np.array([[round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)] for hue in hues], np.uint8)
+    if palette is not None and 0 < len(palette) <= count:
+        colours[: len(palette)] = palette
+    return colours

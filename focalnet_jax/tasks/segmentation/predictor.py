@@ -18,17 +18,20 @@ from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.config import default_config, flatten, replaced
 from focalnet_jax.convert.opened import Step, open_weights
 from focalnet_jax.convert.read_upernet import read_upernet
-from focalnet_jax.convert.upernet import upernet_of
+from focalnet_jax.convert.upernet import abstract_upernet, heads_from_shapes, upernet_of
 from focalnet_jax.convert.weights import describe_non_finite
 from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.preprocessing import Preprocessing, from_config, sides
+from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_config, sides
 from focalnet_jax.data.segment_classes import read_segment_classes
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.jitted import jitted
+from focalnet_jax.ops.implementations import PORTABLE
+from focalnet_jax.ops.resize import bilinear
+from focalnet_jax.parameters import named_leaves
 from focalnet_jax.tasks.segmentation.host import resized_images
 from focalnet_jax.tasks.segmentation.inference import each_strip, scores
 from focalnet_jax.tasks.segmentation.palette import class_colours
@@ -49,6 +52,8 @@ class Segmenter:
       colours: colours of the classes, `[K, 3]` uint8.
       preprocessing: normalization, and the size that `visualize` draws images in.
       inference: sizes that images are resized to, scales, flips and windows.
+      assumed: parts of the preprocessing that are not stored with the weights, in words. For these parts, the
+        original's preprocessing is used.
     """
 
     model: UPerNet
@@ -56,8 +61,7 @@ class Segmenter:
     colours: np.ndarray
     preprocessing: Preprocessing
     inference: Inference
-
-    assumed = ""
+    assumed: str = ""
 
     @property
     def backbone(self) -> Backbone:
@@ -70,6 +74,22 @@ class Segmenter:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))) / 1e6
         fitted = f"images resized to fit into {self.inference.box[0]}x{self.inference.box[1]} pixels"
         return f"with UPerNet {parameters:.3g} M parameters, {len(self.labels)} classes, {fitted}"
+
+    def describe_preprocessing(self) -> str:
+        """Returns the sizes that images are resized to, and the normalization, in words."""
+        return fit_in_words(self.inference.box, self.preprocessing.normalization)
+
+    def portable(self) -> UPerNet:
+        """Returns the model without values, with implementations that run on all platforms."""
+        leaves = named_leaves(nnx.to_pure_dict(nnx.state(self.model)))
+        shapes = {name: leaf.shape for name, leaf in leaves.items()}
+        heads, classes = heads_from_shapes(shapes, self.model.decode_head.pool_scales, "the model")
+        config = dataclasses.replace(self.backbone.config, num_classes=classes, **PORTABLE)
+        return abstract_upernet(config, heads, np.dtype(self.backbone.dtype).name)
+
+    def outputs(self, model: UPerNet, images: jax.Array) -> jax.Array:
+        """Returns logits `[B, h, w, K]` float32 for normalized images `[B, h, w, 3]`, resized to their size."""
+        return bilinear(model(images), images.shape[1:3])
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -162,11 +182,14 @@ def load_segmenter(
     if info.preprocessing is not None:
         how = dataclasses.replace(how, normalization=info.preprocessing.normalization)
     inference = dataclasses.replace(inference_of(config), normalization=how.normalization)
+    if info.box is not None:
+        inference = dataclasses.replace(inference, box=info.box)
+    assumed = "preprocessing" if info.preprocessing is None else "the size of images" if info.box is None else ""
     if image_size is not None:
         how = how.at(sides(image_size))
         inference = dataclasses.replace(inference, box=_fitting(image_size, inference.box))
     model = upernet_of(weights, dtype)
-    return Segmenter(model, tuple(names), class_colours(outputs, palette), how, inference)
+    return Segmenter(model, tuple(names), class_colours(outputs, palette), how, inference, assumed)
 
 
 def _fitting(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from focalnet_jax import predict
+from focalnet_jax.convert.info import info_from_dict
+from focalnet_jax.convert.weights import checkpoint_info
 from focalnet_jax.data.masks import IGNORED, MaskCoding, decode_mask
 from focalnet_jax.demo.panels import block_panels, explain, prediction_panels
 from focalnet_jax.errors import RunFailedError, UserError
@@ -21,6 +24,9 @@ from focalnet_jax.report import __main__ as report
 from focalnet_jax.tasks.segmentation.composites import DigitComposites
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, legend_entries, with_legend
+from focalnet_jax.tasks.segmentation.overlap import Overlap
+from focalnet_jax.tasks.segmentation.palette import class_colours
+from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.visualize import __main__ as visualize
 from tests.commands import metrics
 from tests.training.test_maps import records
@@ -227,3 +233,20 @@ def test_a_figure_of_a_mask_of_another_size_than_the_image_is_neither_small_nor_
         assert red == shape[0] * shape[1] * (45 + 30) / 60  # predicted and true pixels of the first class
     strip = np.zeros((1, 9000), np.uint8)
     assert comparison_figure(np.zeros((1, 9000, 3), np.uint8), strip, strip, "abc", COLOURS).shape[1] == 3 * 384 + 2 * 4
+
+
+def test_predictions_are_drawn_if_the_model_has_more_outputs_than_the_data_has_classes():
+    source = SimpleNamespace(class_names=("sky", "road"), palette=COLOURS[:2])
+    true, found = np.zeros((1, 64, 64), np.uint8), np.full((1, 64, 64), 3, np.uint8)
+    batch = {"image": np.zeros((1, 64, 64, 3), np.uint8), "size": np.array([[64, 64]])}
+    drawn = Overlap(source, 4, Inference()).draw(batch | {"classes": true, "predicted": found}, 0)
+    colours = {tuple(each) for each in drawn.reshape(-1, 3).tolist()}
+    assert {tuple((class_colours(4)[3] >> 1).tolist()), (127, 0, 0)} <= colours
+
+
+def test_the_colours_and_the_size_of_images_are_read_from_a_run():
+    config = {"data": {"image_size": 64}, "augment": {"box": [96, 64]}, "inference": {"box": None}}
+    info = checkpoint_info({"config": config, "classes": ["sky", "road"], "palette": COLOURS[:2].tolist()})
+    assert (info.palette, info.box) == (((255, 0, 0), (0, 255, 0)), (96, 64))
+    assert checkpoint_info({"config": config | {"inference": {"box": [48, 32]}}}).box == (48, 32)
+    assert info_from_dict(info.to_dict(), "") == info
