@@ -158,6 +158,11 @@ def _format_notes(weights: UPerNetWeights, destination: Path, format: str) -> It
         return
     heads = weights.heads
     channels = f"channels={heads.channels}, pool_scales={heads.pool_scales}"
+    how = weights.info.preprocessing
+    if how is not None and how.normalization != USUAL.normalization:
+        parts = how.normalization.mean, how.normalization.std
+        mean, std = ([round(255 * each, 6) for each in part] for part in parts)
+        yield f"in mmsegmentation, normalize images with mean={mean}, std={std}, bgr_to_rgb=True"
     yield f"build the model in mmsegmentation with UPerHead({channels}, num_classes={weights.config.num_classes})"
     if destination.suffix == ".safetensors":
         yield "mmsegmentation reads only .pth files; load this file with safetensors.torch.load_file"
