@@ -25,6 +25,7 @@ from focalnet_jax.model.variants import ABLATIONS
 FORMATS = (*UPERNET_TABLES, "orbax")
 _CODE = "modeling_focalnet_upernet"  # the file with the model's code in a directory of transformers
 _CLASS = "FocalNetUperNetForSemanticSegmentation"
+_INSTEAD = "use --to orbax, which this package reads, or --head drop --to microsoft|timm for the backbone alone"
 _ONLY_PRENORM = ("use_postln", "use_postln_in_modulation", "normalize_modulator")
 
 
@@ -86,14 +87,14 @@ def _check_expressible(weights: UPerNetWeights, format: str) -> None:
     if format == "mmseg":
         if unknown := [name for name in _ONLY_PRENORM if getattr(config, name)]:
             raise UserError(
-                f"the original's FocalNet for mmsegmentation has no {unknown[0]}, which this model has: write it with "
-                "--to orbax"
+                f"the original's FocalNet for mmsegmentation has no {unknown[0]}, which {weights.name or 'this model'} "
+                f"has, so mmsegmentation could not load the file: {_INSTEAD}"
             )
         return
     if config.use_conv_embed:
         raise UserError(
-            "transformers' FocalNet pads an overlapped patch embedding by 2 pixels, UPerNet's by 3: write it with --to "
-            "orbax"
+            "transformers' FocalNet pads an overlapped patch embedding by 2 pixels, the original's by 3, so its "
+            f"outputs would differ: {_INSTEAD}"
         )
     if len(config.depths) != 4:
         raise UserError(f"transformers' UperNet has 4 stages; this model has {len(config.depths)}: use --to orbax")
