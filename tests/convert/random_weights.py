@@ -24,10 +24,10 @@ def with_classes(weights, count):
 
 
 def upernet_of(**options):
-    """Returns weights of a small UPerNet with 3 classes whose variables are all random, and positive."""
+    """Returns weights of a small UPerNet with 3 classes whose variables are all random."""
     config = FocalNetConfig(embed_dim=8, depths=(1, 1, 1, 1), num_classes=3, focal_windows=3, **options)
     heads, rng = Heads(4, (1, 2), 4), np.random.default_rng(0)
-    drawn = [
-        jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), tree) for tree in variable_shapes(config, heads)
-    ]
-    return UPerNetWeights(drawn[0], config, None, "orbax", "float32", (), statistics=drawn[1], heads=heads)
+    params, statistics = variable_shapes(config, heads)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
+    statistics = jax.tree.map(lambda leaf: rng.uniform(1, 2, leaf.shape).astype(np.float32), statistics)
+    return UPerNetWeights(params, config, None, "orbax", "float32", (), statistics=statistics, heads=heads)
