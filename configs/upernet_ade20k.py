@@ -4,12 +4,14 @@ Source: Focal Modulation Networks (arXiv 2203.11926, section 4.2 and table 8) an
     window 9, UPerNet with 512 channels, an auxiliary loss of 0.4, AdamW, 160,000 steps of 16 images, stochastic depth
     0.3. Weights: an ImageNet-1K checkpoint, whose focal kernels are padded with zeros to window 9.
 Variants: tiny_srf (default), tiny_lrf, small_srf, small_lrf, base_srf, base_lrf; smoke (six steps of a small model on
-    composites of digits).
+    composites of digits). large_fl4 is this package's own, not in the paper: the windows of its ImageNet-22K weights
+    (kernels 3, 5, 7, 9), and crops of 640, as Mask2Former's recipe for large backbones.
 Command: python -m focalnet_jax.data.prepare ade20k --source ADEChallengeData2016.zip --out /data/ade20k
     python train.py --config configs/upernet_ade20k.py:base_lrf --workdir runs/upernet --config.data.path=/data/ade20k
     --config.init_from=WEIGHTS
 Hardware: any; 8 GPUs in the original. Cost: not measured.
-Target: mIoU 46.5, 46.8, 49.3, 49.1, 50.2 and 50.5 in the order of the variants, at one scale.
+Target: mIoU 46.5, 46.8, 49.3, 49.1, 50.2 and 50.5 in the order of the variants, at one scale; large_fl4 has
+    no published value.
 Obtained: not trained yet.
 """
 
@@ -45,6 +47,9 @@ def get_config(variant: str = ""):
     config.data.source = "tfds"
     config.data.path = REQUIRED
     config.data.image_size = 512
+    if name == "focalnet_large_fl4":
+        config.model.focal_windows = 3
+        config.data.image_size, config.augment.box = 640, (2560, 640)
     config.eval_every_steps = config.checkpoint_every_steps = 16_000
     config.log_predictions = 4
     if "smoke" in options:

@@ -12,6 +12,7 @@ from focalnet_jax.config import model_config, replaced, to_json
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, summarize
 from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.stored_config import differences
 
 RECIPES = sorted(Path("configs").glob("*.py"))
@@ -66,6 +67,17 @@ def test_what_the_paper_varies_goes_by_name_and_combines():
         assert model_config(config) == dataclasses.replace(plain, use_gates=False, **{field: False})
     with pytest.raises(UserError, match="expected tiny, small or base"):
         load_config("configs/imagenet1k.py:large_fl3,deeper", PATHS)
+
+
+def test_a_large_backbone_of_segmentation_has_the_windows_of_its_weights():
+    config = load_config("configs/upernet_ade20k.py:large_fl4", PATHS)
+    assert (config.model.focal_windows, config.data.image_size, config.augment.box) == (3, 640, (2560, 640))
+    model = model_config(config)
+    assert model.kernel_sizes(0) == (3, 5, 7, 9)
+    task = task_kind("segmentation").make_task(config, evaluated=False)
+    rows = {row.name: row for row in task.summarize().rows}
+    assert rows["stage 3"].shape == (20, 20, 1536)
+    assert rows["decode head"].shape == (160, 160, 150)
 
 
 def test_overrides_take_the_type_of_their_key():

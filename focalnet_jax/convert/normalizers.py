@@ -83,13 +83,28 @@ def _of_pair(mean_name: str, std_name: str, place: str, tensors: Tensors) -> Fou
     names = mean_name, std_name
     try:
         mean, std = (_numbers(tensors[name]) for name in names)
-        colours = normalization(mean, std, "its ")
-        scale = _scale(mean, std, of_levels=place.rpartition(".")[2] == _OF_LEVELS)
-        found = Normalization(*(tuple(_short(each / scale) for each in part) for part in (colours.mean, colours.std)))
-        _refuse_blue_first(found)
+        found = scaled_normalization(mean, std, of_levels=place.rpartition(".")[2] == _OF_LEVELS)
     except UserError as error:
         return FoundNormalization(names, None, f"{mean_name} and {std_name} cannot be used: {error}")
     return FoundNormalization(names, found)
+
+
+def scaled_normalization(mean: Sequence[float], std: Sequence[float], *, of_levels: bool) -> Normalization:
+    """Returns the normalization of pixel values in [0, 1].
+
+    Args:
+      mean: mean of red, green and blue in the units of the file.
+      std: standard deviation in these units.
+      of_levels: whether the pixel values of the file are known to be in [0, 255].
+
+    Raises:
+      UserError: a value is invalid, the units are ambiguous, or the channels are in another order.
+    """
+    colours = normalization(mean, std, "its ")
+    scale = _scale(mean, std, of_levels=of_levels)
+    found = Normalization(*(tuple(_short(each / scale) for each in part) for part in (colours.mean, colours.std)))
+    _refuse_blue_first(found)
+    return found
 
 
 def _numbers(array: np.ndarray) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from focalnet_jax.checkpoint.steps import read_metadata
@@ -18,6 +19,7 @@ from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, classes_in_co
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import check_keys, table_entries
 from focalnet_jax.convert.metadata import heads_in, own_info
+from focalnet_jax.convert.mmseg_configs import ConfiguredNormalization, configured_normalization
 from focalnet_jax.convert.opened import Opened, Step, open_weights
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, is_variant, recognise, untagged
 from focalnet_jax.convert.select import choose
@@ -36,12 +38,13 @@ from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
 from focalnet_jax.model.variants import model_from_metadata
-from focalnet_jax.parameters import named_leaves
+from focalnet_jax.parameters import named_leaves, with_leaves
 from focalnet_jax.settings.tasks import TASKS, stored_task
 from focalnet_jax.storage.address import AnyPath
 
 _SEGMENTATION = "segmentation"
 _PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
+_FIRST = "backbone/patch_embed/proj/kernel"
 _SIGN = "decode_head.psp_modules.0.1.conv.weight"
 # By format: the last layer of the decode head, the table of the backbone, and the norm of its first output.
 _FORMATS = {
@@ -118,15 +121,17 @@ def read_upernet(
     like = nnx.to_pure_dict(nnx.state(abstract_upernet(config, heads)))
     params, statistics = with_variables(config, heads, named_leaves(tensors_to_variables(held, like, config, format)))
     info, named, cautions = _info(opened, stated, classes)
+    normalized = configured_normalization(opened.content.configs) if format == "mmseg" else None
+    info, params, stored = _normalized(info, params, normalized)
     others = len(tensors) - len(own)
     notes = [
         *(*opened.notes, *opened.decisions, *tensors.notes, *choice),
         *([f"prefix {root!r} removed from the names"] if root else []),
         *([f"{others} tensors of other modules left out"] if others else []),
-        *(*unfit, *notes, *named, *cautions),
+        *(*unfit, *notes, *named, *cautions, *stored),
     ]
     dtype = dtypes_of({name: each for name, each in held.dtypes.items() if not name.endswith(COUNTERS)})
-    decisions = (*opened.decisions, *(choice if which is None else ()), *cautions)
+    decisions = (*opened.decisions, *(choice if which is None else ()), *cautions, *stored)
     return UPerNetWeights(params, config, known, format, dtype, tuple(notes), info, decisions, statistics, heads)
 
 
@@ -238,6 +243,23 @@ def _info(opened: Opened, stated: Mapping[str, Any], classes: int) -> tuple[Weig
         return info, [], []
     info = dataclasses.replace(info, classes=names)
     return (info, [note], []) if names else (info, [], [note])
+
+
+def _normalized(
+    info: WeightsInfo, params: Any, found: ConfiguredNormalization | None
+) -> tuple[WeightsInfo, Any, list[str]]:
+    """Returns the info with the normalization in a config, parameters for inputs with red first, and notes."""
+    if found is None or info.preprocessing is not None:
+        return info, params, []
+    if found.normalization is None:
+        return info, params, [f"{found.refused}, and images are normalized with ImageNet's mean and std"]
+    data = {"mean": found.normalization.mean, "std": found.normalization.std, "image_size": 512}
+    info = dataclasses.replace(info, preprocessing=from_config(data), normalization_only=True)
+    if not found.blue_first:
+        return info, params, []
+    kernels = {_FIRST: np.flip(named_leaves(params)[_FIRST], 2)}
+    note = "input channels of the patch embedding reversed: the file's config has images with blue first"
+    return info, with_leaves(params, named_leaves(params) | kernels), [note]
 
 
 def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool], which: str | None) -> UPerNetWeights:

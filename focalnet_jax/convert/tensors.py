@@ -24,6 +24,7 @@ class Tensors(Mapping[str, np.ndarray]):
       problems: reasons, by name, why tensors cannot be read.
       others: types, by name, of entries that are not tensors.
       class_lists: class names of a classifier, by the name of their entry in the file.
+      configs: configs of mmsegmentation as text, by the name of their entry in the file.
       palettes: colours `(red, green, blue)` of classes, by the name of their entry in the file.
       places: memory locations by name, equal for tensors that share memory. By default, no tensors share memory.
     """
@@ -39,11 +40,12 @@ class Tensors(Mapping[str, np.ndarray]):
         others: Mapping[str, str] | None = None,
         class_lists: Mapping[str, tuple[str, ...]] | None = None,
         palettes: Mapping[str, tuple[tuple[int, int, int], ...]] | None = None,
+        configs: Mapping[str, str] | None = None,
         places: Mapping[str, Hashable] | None = None,
     ):
         self.shapes, self.dtypes, self._read, self.notes = shapes, dtypes, read, notes
         self.problems, self.others, self.places = problems or {}, others or {}, places or {}
-        self.class_lists, self.palettes = class_lists or {}, palettes or {}
+        self.class_lists, self.palettes, self.configs = class_lists or {}, palettes or {}, configs or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._read(name)
@@ -70,6 +72,7 @@ class Tensors(Mapping[str, np.ndarray]):
             others=self.others,
             class_lists=self.class_lists,
             palettes=self.palettes,
+            configs=self.configs,
             places={new: self.places.get(old, old) for new, old in names.items()},
         )
 

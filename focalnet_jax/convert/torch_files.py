@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from focalnet_jax.convert.class_names import Palette, class_names_at, palette_at
+from focalnet_jax.convert.mmseg_configs import CONFIGS
 from focalnet_jax.convert.pickles import PERSISTENT, AttackError, Inert, Name
 from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.convert.torch_storages import LegacyStorages, ZipStorages, numpy_dtype, storage_dtype
@@ -57,6 +58,7 @@ class _Contents:
     others: dict[str, str] = field(default_factory=dict)  # types of entries that are not tensors
     class_lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     palettes: dict[str, Palette] = field(default_factory=dict)
+    configs: dict[str, str] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)  # class names of pickled modules
 
 
@@ -95,6 +97,7 @@ def read_torch_file(path: Path) -> Tensors:
         others=found.others,
         class_lists=found.class_lists,
         palettes=found.palettes,
+        configs=found.configs,
         places={name: tensor.place for name, tensor in found.tensors.items()},
     )
 
@@ -122,6 +125,8 @@ def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], s
             found.class_lists.setdefault(".".join(inside), names)
         if key is not None and (palette := palette_at(key, child)) is not None:
             found.palettes.setdefault(".".join(inside), palette)
+        if inside[-2:] in CONFIGS and isinstance(child, str):
+            found.configs.setdefault(".".join(inside), child)
         tensor = _as_tensor(child, storages)
         if tensor is not None:
             found.tensors.setdefault(".".join(inside), tensor)

@@ -26,6 +26,7 @@ from focalnet_jax.model.variants import ABLATIONS
 FORMATS = (*UPERNET_TABLES, "orbax")
 _CODE = "modeling_focalnet_upernet"  # the file with the model's code in a directory of transformers
 _CLASS = "FocalNetUperNetForSemanticSegmentation"
+_INSTEAD = "use --to orbax, which this package reads, or --head drop --to microsoft|timm for the backbone alone"
 _ONLY_PRENORM = ("use_postln", "use_postln_in_modulation", "normalize_modulator")
 
 
@@ -87,14 +88,14 @@ def _check_expressible(weights: UPerNetWeights, format: str) -> None:
     if format == "mmseg":
         if unknown := [name for name in _ONLY_PRENORM if getattr(config, name)]:
             raise UserError(
-                f"the original's FocalNet for mmsegmentation has no {unknown[0]}, which this model has: write it with "
-                "--to orbax"
+                f"the original's FocalNet for mmsegmentation has no {unknown[0]}, which {weights.name or 'this model'} "
+                f"has, so mmsegmentation could not load the file: {_INSTEAD}"
             )
         return
     if config.use_conv_embed:
         raise UserError(
-            "transformers' FocalNet pads an overlapped patch embedding by 2 pixels, UPerNet's by 3: write it with --to "
-            "orbax"
+            "transformers' FocalNet pads an overlapped patch embedding by 2 pixels, the original's by 3, so its "
+            f"outputs would differ: {_INSTEAD}"
         )
     if len(config.depths) != 4:
         raise UserError(f"transformers' UperNet has 4 stages; this model has {len(config.depths)}: use --to orbax")
@@ -161,6 +162,11 @@ def _format_notes(weights: UPerNetWeights, destination: Path, format: str) -> It
         return
     heads = weights.heads
     channels = f"channels={heads.channels}, pool_scales={heads.pool_scales}"
+    how = weights.info.preprocessing
+    if how is not None and how.normalization != USUAL.normalization:
+        parts = how.normalization.mean, how.normalization.std
+        mean, std = ([round(255 * each, 6) for each in part] for part in parts)
+        yield f"in mmsegmentation, normalize images with mean={mean}, std={std}, bgr_to_rgb=True"
     yield f"build the model in mmsegmentation with UPerHead({channels}, num_classes={weights.config.num_classes})"
     if destination.suffix == ".safetensors":
         yield "mmsegmentation reads only .pth files; load this file with safetensors.torch.load_file"

@@ -1,0 +1,105 @@
+"""Reads how images are normalized from the config that mmsegmentation stores as text in its files.
+
+`meta["config"]` (mmcv, 0.x) and `meta["cfg"]` (mmengine, 1.x) are Python assignments. They are parsed, never executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from focalnet_jax.convert.normalizers import scaled_normalization
+from focalnet_jax.data.preprocessing import Normalization
+from focalnet_jax.errors import UserError
+
+CONFIGS = (("meta", "config"), ("meta", "cfg"))
+"""Last two parts of the names of entries with a config."""
+_LONGEST = 1_000_000  # characters; configs have some 10,000
+_DAMAGED = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+
+
+@dataclass(frozen=True)
+class ConfiguredNormalization:
+    """The normalization of images in a config, or the reason why it is not used.
+
+    Attributes:
+      normalization: mean and std of red, green and blue.
+      blue_first: whether the model's input channels are blue, green, red.
+      refused: the reason, as a message.
+    """
+
+    normalization: Normalization | None = None
+    blue_first: bool = False
+    refused: str = ""
+
+
+def configured_normalization(texts: Mapping[str, str]) -> ConfiguredNormalization | None:
+    """Returns the normalization in the configs of a file, or None if they contain none.
+
+    Args:
+      texts: configs by the name of their entry in the file.
+    """
+    found = set()
+    for place, text in texts.items():
+        try:
+            steps = _steps(text)
+        except _DAMAGED:
+            return ConfiguredNormalization(refused=f"{place} in the file is not a readable config: it is not used")
+        try:
+            found |= {_read(step) for step in steps}
+        except UserError as error:
+            return ConfiguredNormalization(refused=f"the normalization in {place} in the file is not used: {error}")
+    if len(found) > 1:
+        where = " and ".join(texts)
+        return ConfiguredNormalization(refused=f"{where} in the file has several normalizations: none is used")
+    return next((ConfiguredNormalization(*each) for each in found), None)
+
+
+def _steps(text: str) -> list[dict[str, Any]]:
+    """Returns the keys that concern the normalization of every step that normalizes images."""
+    if len(text) > _LONGEST:
+        raise ValueError
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of invalid escapes in strings
+        parsed = ast.parse(text)
+    found = []
+    for node in ast.walk(parsed):
+        entries = _entries(node)
+        if "mean" not in entries or "std" not in entries:
+            continue
+        keys = ("type", "mean", "std", "to_rgb", "bgr_to_rgb", "rgb_to_bgr")
+        step = {key: ast.literal_eval(entries[key]) for key in keys if key in entries}
+        kind = step["type"] = str(step.get("type", "")).rpartition(".")[2]
+        # Initial values of layers also have a mean and a std, but another type.
+        normalizes = kind == "Normalize" or kind.lower().endswith("preprocessor") or (not kind and "to_rgb" in step)
+        if normalizes and step["mean"] is not None:
+            found.append(step)
+    return found
+
+
+def _entries(node: ast.AST) -> dict[str, ast.expr]:
+    """Returns the entries of `dict(...)` or `{...}` by name."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg is not None}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: value for key, value in pairs if isinstance(key, ast.Constant)}
+    return {}
+
+
+def _read(step: Mapping[str, Any]) -> tuple[Normalization, bool]:
+    """Returns the normalization of a step, and whether the channels are blue, green, red.
+
+    Images are read with blue first. `Normalize` converts them by default, and preprocessors do not.
+    """
+    preprocessor = "to_rgb" not in step and step["type"] != "Normalize"
+    blue_first = not (step.get("bgr_to_rgb", False) if preprocessor else step.get("to_rgb", True))
+    if preprocessor and step.get("rgb_to_bgr"):
+        raise UserError("rgb_to_bgr=True is for images that are read with red first")
+    if not all(isinstance(step[key], list | tuple) and len(step[key]) == 3 for key in ("mean", "std")):
+        raise UserError(f"mean is {str(step['mean'])[:60]} and std {str(step['std'])[:60]}; expected 3 numbers each")
+    mean, std = (list(step[key])[:: -1 if blue_first else 1] for key in ("mean", "std"))
+    return scaled_normalization(mean, std, of_levels=True), blue_first
