@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     written = export(predictor, platforms, flags.output)
     compared = compare(written, predictor, out, flags.output)
     write_result(out, written)
-    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {describe(written, flags.output)}, for {', '.join(platforms)}")
+    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {describe(predictor, flags.output)}, for {', '.join(platforms)}")
     print(compared)
     source = "stored with the weights"
     if predictor.assumed:
@@ -89,15 +89,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def describe(written: bytes, output: str) -> str:
+def describe(predictor: Predictor, output: str) -> str:
     """Returns the shapes of the input and the output of an export, such as `[B, 224, 224, 3] to logits [B, 1000]`."""
-    from jax import export as jax_export
+    import jax
+    import jax.numpy as jnp
 
-    exported = jax_export.deserialize(bytearray(written))
-    images, result = (
-        "[B, " + ", ".join(map(str, each.shape[1:])) + "]" for each in (*exported.in_avals, *exported.out_avals)
-    )
-    return f"{images} to {output} {result}"
+    images = jax.ShapeDtypeStruct((1, *predictor.preprocessing.size, 3), jnp.float32)
+    logits = jax.eval_shape(lambda images: predictor.outputs(predictor.model, images), images)
+    result = logits.shape[1:-1] if output == "classes" else logits.shape[1:]
+    given, made = (f"[{', '.join(map(str, ('B', *shape)))}]" for shape in (images.shape[1:], result))
+    return f"{given} to {output} {made}"
 
 
 def compare(written: bytes, predictor: Predictor, out: Path, output: str = OUTPUTS[0]) -> str:

@@ -79,8 +79,8 @@ def test_a_segmentation_model_is_exported_with_an_output_for_every_pixel_of_the_
     shape = "classes [B, 64, 64]" if output == "classes" else "logits [B, 64, 64, 11]"
     assert f"[B, 64, 64, 3] to {shape}, for cpu" in printed
     assert 0 <= _difference(printed) < TOLERANCES["float32"] / 10
-    how = "(stored with the weights): resized to fit into 64x64 pixels, bilinear, ImageNet's mean and std\n"
-    assert printed.endswith(how)
+    how = "resized to fit into 64x64 pixels, bilinear without antialiasing, ImageNet's mean and std"
+    assert printed.endswith(f"(stored with the weights): {how}\n")
     segmenter, image = load_predictor(segmented), DigitComposites("val")[0][0]
     result = jax.export.deserialize(out.read_bytes()).call(segmenter.normalize(image[None]))
     classes = np.asarray(result if output == "classes" else result.argmax(axis=-1))

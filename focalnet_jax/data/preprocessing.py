@@ -132,7 +132,8 @@ class Preprocessing:
 
 def fit_in_words(box: tuple[int, int], normalization: Normalization) -> str:
     """Returns a description of the preprocessing of dense tasks. `box` are the long and the short side in pixels."""
-    return f"resized to fit into {box[0]}x{box[1]} pixels, bilinear, {normalization_in_words(normalization)}"
+    how = f"resized to fit into {box[0]}x{box[1]} pixels, bilinear without antialiasing"
+    return f"{how}, {normalization_in_words(normalization)}"
 
 
 def normalization_in_words(by: Normalization) -> str:

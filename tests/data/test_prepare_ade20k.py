@@ -72,7 +72,7 @@ def test_images_masks_and_instances_keep_their_bytes(tmp_path, capsys):
     assert card["classes"]["wall"] == {"train": 5, "val": 2}  # images with the stored label 1
     out = capsys.readouterr().out
     assert "note: ADE20K has 20,210 images of train and 2,000 of val" in out
-    assert f"train with --config.task=segmentation --config.data.source=tfds --config.data.path={folder}" in out
+    assert f"train with --config configs/upernet_ade20k.py:VARIANT --config.data.path={folder}" in out
 
 
 def test_the_unpacked_archive_is_read_as_a_folder_with_the_same_pairs(tmp_path):

@@ -66,7 +66,8 @@ def test_a_run_is_sent_with_the_size_of_its_images_and_its_results(hub, writer, 
     assert card.startswith("---\nlicense: mit\nlibrary_name: mmsegmentation\npipeline_tag: image-segmentation\n")
     assert f'    - type: mean_iou\n      name: "mIoU"\n      value: {miou:.4g}\n' in card
     assert f"| mIoU | {miou:.4g} % |" in card
-    assert "| preprocessing | resized to fit into 64x64 pixels, bilinear, ImageNet's mean and std |" in card
+    how = "resized to fit into 64x64 pixels, bilinear without antialiasing, ImageNet's mean and std"
+    assert f"| preprocessing | {how} |" in card
     assert "AutoModel" not in card
     own, others = predicted(writer, picture, segmented), predicted(writer, picture, ADDRESS)
     assert own == others == (own[0], "")  # also no note about assumed sizes

@@ -11,7 +11,7 @@ imagenet1k    SRC is a folder with ILSVRC2012_img_train.tar and ILSVRC2012_img_v
 imagenet22k   SRC is the uncompressed tar of a release (fall 2011, winter 2021, 21K-P), or a folder with one tar or
               folder per synset
 webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of such shards
-ade20k        SRC is ADEChallengeData2016.zip, and optionally annotations_instance.tar (for --config.task=segmentation)
+ade20k        SRC is ADEChallengeData2016.zip, and optionally annotations_instance.tar (for segmentation)
 parquet       SRC is Parquet files with a column of encoded images and a column of labels, or a folder of such files
 tfrecord      SRC is a tensorflow-datasets data set stored as TFRecord
 

@@ -237,6 +237,6 @@ def _print_card(out: str, card: Mapping[str, Any], rows: Sequence[Mapping[str, s
         print(f"  rejected {count:,}: {reason}")
     print(f"images rejected: {card['rejected']}, normalized: {card['normalized']}; listed in {out}/{MANIFEST}")
     print(
-        f"fingerprint {card['fingerprint']}; train with --config.task=segmentation --config.data.source=tfds "
+        f"fingerprint {card['fingerprint']}; train with --config configs/upernet_ade20k.py:VARIANT "
         f"--config.data.path={out}"
     )

@@ -147,7 +147,7 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
     if not kinds:
         raise UserError(
             f"{root} has images but no masks; {held}: expected {LAYOUT} ({' or '.join(MASKS)}). To classify images, "
-            "set --config.task=classification"
+            "choose another recipe, such as configs/own_folder.py"
         )
     found = [root / name / split for name in kinds if (root / name / split).is_dir()]
     if not (images / split).is_dir() or not found:
