@@ -14,12 +14,12 @@ from benchmarks.side_by_side import Comparison, Timed, our_step, timed_steps, wo
 from focalnet_jax.programs.config_files import load_config
 
 SIZE, CLASSES = 512, 150
-_DATA = ("--config.data.path=none", "--config.init_from=none")  # images are noise
+_OWN = ("--config.data.path=none", "--config.init_from=none", "--config.init_head=auto")  # noise, new weights
 
 
 def load_segmentation(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
     """Returns the config of the recipe for ADE20K for a variant such as tiny_srf."""
-    return load_config(f"configs/upernet_ade20k.py:{model}", [*_DATA, *overrides])
+    return load_config(f"configs/upernet_ade20k.py:{model}", [*_OWN, *overrides])
 
 
 MMSEGMENTATION = Comparison(

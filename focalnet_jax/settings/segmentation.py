@@ -33,7 +33,7 @@ def add_keys(config: ConfigDict) -> None:
     # Divisor of the loss: all (number of pixels of the crops, as the original), valid (number of pixels that are not
     # ignored) or weighted (sum of the class weights of these pixels, as PyTorch and mmsegmentation 1.x).
     config.head.average = "all"
-    config.head.class_weights = ()  # factor of the loss of each class, in the order of the classes; (): all 1
+    config.head.class_weights = ()  # factor of the loss of each class, in the order of the outputs; (): all 1
     # Online hard example mining: at least this number of pixels per image counts, and the others do not; 0: all count.
     config.head.ohem_kept = 0
     # Pixels count whose class has a smaller probability; None: only those `ohem_kept` with the largest losses.

@@ -51,7 +51,8 @@ def download(
         part.unlink()
     expected = "the SHA-256 of its data set's card" if sha256 else "the checksum of the bucket"
     raise UserError(
-        f"{source} is damaged: its content does not match {expected}, also after a second download; upload it again"
+        f"{source} is damaged: its content does not match {expected}, also after a second download; upload it again, "
+        "or delete it with the rest of its data set and prepare the data again"
     )
 
 
