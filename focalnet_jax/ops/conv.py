@@ -1,4 +1,4 @@
-"""Convolutions of maps that keep their size. On CPUs, C++ computes the gradient of the kernel."""
+"""Convolutions of maps that keep their size. On CPUs, C++ computes those of 3x3 and the gradients of kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from focalnet_jax.distributed.activations import allows_kernels
+from focalnet_jax.distributed.activations import allows_kernels, on_each_device, splits_channels
+from focalnet_jax.ops import native, winograd
 from focalnet_jax.ops.compute import Compute
 from focalnet_jax.ops.product import kernel_gradient
 
@@ -30,8 +31,9 @@ def same_conv(
 ) -> jax.Array:
     """Returns the convolution of `x` `[B, H, W, I]` with `kernel` `[k, k, I, O]`, k odd, `[B, H, W, O]`.
 
-    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". XLA is slow at the
-    gradient of the kernel on CPUs; here it is one C++ product per position of the kernel.
+    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". Kernels of 3x3 use
+    `winograd`. XLA is slow at the gradients of other kernels on CPUs; here they are one C++ product per position of the
+    kernel.
     """
     assert (strides, padding) == ((1, 1), "SAME")  # as `ConvBlock` calls it
     if not allows_kernels(x, kernel):  # JAX's rules split gradients over any mesh
@@ -41,6 +43,8 @@ def same_conv(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+    if _by_winograd(x, kernel):
+        return on_each_device(winograd.convolve, ("examples", "whole"), "examples")(x, kernel)
     order = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=order, precision=precision)
 
@@ -50,6 +54,10 @@ def _gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the gradients of `kept`, the input `[B, H, W, I]` and the kernel `[k, k, I, O]`."""
     x, kernel = kept
+    to_x = _conv(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), precision)
+    if _by_winograd(x, kernel):
+        sums = on_each_device(lambda *maps: winograd.kernel_gradient(*maps)[None], ("examples", "examples"), "sums")
+        return to_x, sums(x, cotangent).sum(axis=0)
     (height, width), size = x.shape[1:3], len(kernel)
     padded = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
     taps = [
@@ -57,8 +65,12 @@ def _gradients(
         for row in range(size)
         for column in range(size)
     ]
-    to_x = _conv(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), precision)
     return to_x, jnp.stack(taps).reshape(kernel.shape)
+
+
+def _by_winograd(x: jax.Array, kernel: jax.Array) -> bool:
+    float32 = x.dtype == kernel.dtype == jnp.float32 and native.computes(x.dtype)
+    return kernel.shape[:2] == (3, 3) and float32 and 0 not in (x.size, kernel.size) and not splits_channels()
 
 
 _conv.defvjp(lambda x, kernel, precision: (_conv(x, kernel, precision), (x, kernel)), _gradients)
