@@ -6,9 +6,12 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import FrozenConfigDict
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/mmsegmentation.py
 
 from benchmarks.side_by_side import Comparison, Timed, our_step, timed_steps, work
 from focalnet_jax.programs.config_files import load_config
@@ -122,4 +125,6 @@ def _pixel_data(mask):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
     work(ours, theirs, sys.argv[1:])
