@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/cpu.py
@@ -38,12 +39,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch", type=images, help="images per step (default: 8, or 2 of 512x512)")
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=seconds, default=10, help="duration of each round")
+    parser.add_argument("--eager", action="store_true", help="leave out PyTorch's compiled mode")
     flags = parser.parse_args(arguments)
     os.environ["JAX_PLATFORMS"], os.environ["CUDA_VISIBLE_DEVICES"] = "cpu", ""
     os.environ.setdefault("GLIBC_TUNABLES", MEMORY)  # for the workers
     models, batch, compared = (
         (["tiny_lrf"], 2, MMSEGMENTATION) if flags.task == "segmentation" else (["tiny_lrf", "base_srf"], 8, TIMM)
     )
+    if flags.eager:
+        compared = replace(compared, workers=compared.workers[:2])
     given = (flags.batch or batch, "float32", flags.rounds, flags.seconds)
     report([compare(model, *given, compared=compared) for model in flags.models or models])
 
