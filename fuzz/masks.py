@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from focalnet_jax.data.decode import PILLOWS_ERRORS
 from focalnet_jax.data.masks import IGNORED, MaskCoding, decode_mask
 from fuzz.mutations import Rng, mutate_bytes, pick
 from fuzz.runner import Family, WrongAnswerError
@@ -79,7 +80,7 @@ def _stored(content: bytes, grey: bool) -> np.ndarray | None:
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
-    except Exception:
+    except PILLOWS_ERRORS:
         return None
     if grey and image.mode in ("L", "1", "P", "RGB"):
         return np.asarray(image.convert("RGB")).astype(int)

@@ -117,8 +117,8 @@ class Overlap:
     def table(self) -> list[tuple[str, ...]]:
         """Returns the IoU and the accuracy of each class in percent, after a row of titles.
 
-        A class that occurs neither in the masks nor in the predictions has no numbers. If the source has a baseline,
-        the last column has its IoU, and the table has rows for its unions of classes and for the mean over classes.
+        Cells are empty for a class that neither the masks nor the predictions contain. A source with a `Baseline` adds
+        a column, the IoU of the baseline, and rows: one per union of classes, and the mean over classes.
         """
         names = self.source.class_names if self.source else tuple(map(str, range(self.num_classes)))
         hits, predicted, true = (self._pixels[name] for name in ("hits", "predicted", "true"))
