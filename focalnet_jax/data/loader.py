@@ -23,7 +23,7 @@ from absl import flags
 from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.host import Batch, EvalHost, Host
-from focalnet_jax.data.order import generator_at, shuffled_index
+from focalnet_jax.data.order import Groups, generator_at, next_index, shuffled_index
 from focalnet_jax.data.source import Source
 from focalnet_jax.data.substitutions import READABLE, TRIED, why_unreadable
 from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
@@ -81,11 +81,12 @@ def train_batches(
     end_step: int,
     repeats: int = 1,
     balance: Balance | None = None,
+    groups: Groups | None = None,
     reading: ReadOptions = ReadOptions(),
 ) -> Iterator[Batch]:
     """Yields this host's slices of the global batches from step `start_step` up to, but excluding, `end_step`.
 
-    An example that cannot be read is replaced by the next readable example by index.
+    An example that cannot be read is replaced by the next readable example, by index or in its group.
 
     Args:
       source: the examples.
@@ -96,6 +97,7 @@ def train_batches(
       end_step: step after the last step.
       repeats: number of consecutive copies of each example, see `shuffled_index`.
       balance: class-balanced order of the examples, see `shuffled_index`.
+      groups: groups of examples whose arrays have equal shapes, see `shuffled_index`.
       reading: options that do not change the batches.
 
     Yields:
@@ -111,8 +113,8 @@ def train_batches(
     def example(flat: int) -> Batch:
         step, row = divmod(flat, len(local))
         position = (start_step + step) * batch_size + local[row]
-        first = shuffled_index(position, len(source), batch_size, seed, repeats, balance)
-        index, arrays = _next_readable(source, host, first, seed, position)
+        first = shuffled_index(position, len(source), batch_size, seed, repeats, balance, groups)
+        index, arrays = _next_readable(source, host, first, seed, position, groups)
         return arrays | {"unreadable": np.int64(READABLE if index == first else first)}
 
     return _read((end_step - start_step) * len(local), example, len(local), reading)
@@ -179,14 +181,16 @@ def _whole_batches(groups: Sequence[Sequence[int]], batch_size: int) -> np.ndarr
     return np.concatenate(order).reshape(-1, batch_size)
 
 
-def _next_readable(source: Source, host: Host, first: int, seed: int, position: int) -> tuple[int, Batch]:
+def _next_readable(
+    source: Source, host: Host, first: int, seed: int, position: int, groups: Groups | None
+) -> tuple[int, Batch]:
     """Returns the index and the arrays of the example with index `first`, or of the next readable example."""
-    for attempt in range(TRIED):
-        index = (first + attempt) % len(source)
+    index = first
+    for _ in range(TRIED):
         try:
             return index, host.train_example(source[index], generator_at(seed, position))
         except UnreadableImageError:
-            continue
+            index = next_index(index, len(source), groups)
     raise UserError(
         f"cannot read image {source.name(first)} ({why_unreadable(source, host, first)}) or the {TRIED - 1} images "
         "after it: check the data"

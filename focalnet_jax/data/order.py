@@ -6,6 +6,7 @@ Position p of the global stream is step * batch_size + index in the batch.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,10 +16,15 @@ from focalnet_jax.data.balance import Balance
 from focalnet_jax.errors import UserError
 
 
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Returns the number of whole batches in an epoch.
+Groups = Sequence[Sequence[int]]
+"""Indices of the examples that a batch may combine, for each group. Every index is in one group."""
 
-    The remaining examples are dropped, as in the published recipes.
+
+def steps_per_epoch(examples: int, batch_size: int, groups: Groups | None = None) -> int:
+    """Returns the number of batches in an epoch.
+
+    Without groups, the examples that do not fill a batch are dropped, as in the published recipes of classification.
+    With groups, the last batch of each group is filled with further examples of the group, as in mmdetection.
 
     Raises:
       UserError: the batch is larger than the data set.
@@ -28,11 +34,17 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
             f"batch_size={batch_size} is larger than the {examples} training examples: "
             f"set --config.batch_size={examples} or less"
         )
-    return examples // batch_size
+    return examples // batch_size if groups is None else sum(_batches_of(groups, batch_size))
 
 
 def shuffled_index(
-    position: int, examples: int, batch_size: int, seed: int, repeats: int = 1, balance: Balance | None = None
+    position: int,
+    examples: int,
+    batch_size: int,
+    seed: int,
+    repeats: int = 1,
+    balance: Balance | None = None,
+    groups: Groups | None = None,
 ) -> int:
     """Returns the index of the example at `position` of the training stream.
 
@@ -46,10 +58,47 @@ def shuffled_index(
       repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335). With more
         than one copy, an epoch has only a part of the examples.
       balance: class-balanced choice of the examples, or None to draw every example equally often.
+      groups: groups of examples, of which each batch has one, or None for batches of any examples. Groups cannot be
+        combined with `repeats` and `balance`.
     """
+    if groups is not None:
+        return _index_in_group(position, batch_size, seed, groups)
     epoch, offset = divmod(position, steps_per_epoch(examples, batch_size) * batch_size)
-    index = index_shuffle(offset // repeats, max_index=examples - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+    index = _shuffled(offset // repeats, examples, _epoch_seed(seed, epoch))
     return index if balance is None else balance.example(index, epoch, seed)
+
+
+def next_index(index: int, examples: int, groups: Groups | None = None) -> int:
+    """Returns the index of the example that replaces the example at `index` if it cannot be read."""
+    if groups is None:
+        return (index + 1) % examples
+    group = next(group for group in groups if index in group)
+    place = int(np.flatnonzero(np.asarray(group) == index)[0])
+    return int(group[(place + 1) % len(group)])
+
+
+def _batches_of(groups: Groups, batch_size: int) -> list[int]:
+    """Returns the number of batches of each group in an epoch."""
+    return [-(-len(group) // batch_size) for group in groups]
+
+
+def _index_in_group(position: int, batch_size: int, seed: int, groups: Groups) -> int:
+    """Returns the index of the example at `position`: an epoch has the batches of all groups in a random order."""
+    counts = _batches_of(groups, batch_size)
+    step, row = divmod(position, batch_size)
+    epoch, place = divmod(step, sum(counts))
+    batch = _shuffled(place, sum(counts), _epoch_seed(seed, epoch))
+    number = 0
+    while batch >= counts[number]:
+        batch -= counts[number]
+        number += 1
+    group, offset = groups[number], batch * batch_size + row
+    turn, offset = divmod(offset, len(group))  # a group that does not fill its batches starts again
+    return int(group[_shuffled(offset, len(group), _epoch_seed(seed, epoch, 1 + number, turn))])
+
+
+def _shuffled(place: int, size: int, seed: int) -> int:
+    return index_shuffle(place, max_index=size - 1, seed=seed, rounds=4)
 
 
 class _Generators(threading.local):
@@ -73,6 +122,6 @@ def generator_at(seed: int, position: int) -> np.random.Generator:
     return _generators.generator
 
 
-@lru_cache(maxsize=8)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+@lru_cache(maxsize=32)
+def _epoch_seed(seed: int, epoch: int, *parts: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch, *parts)).generate_state(1)[0])

@@ -71,7 +71,7 @@ def shown_batch(config: FrozenConfigDict, step: int, most: int) -> tuple[list[tu
     config = resolve(config, mesh, source)
     task = kind.make_task(config, source, evaluated=False).start_fresh()
     data = open_train_data(config, mesh, task)
-    make_plan(config, len(source))  # raises the errors that training raises
+    make_plan(config, len(source), task.groups)  # raises the errors that training raises
     batch = jax.jit(task.prepare)(next(data.batches(step, step + 1)), augmentation_key(config.seed, step))
     batch = jax.device_get(batch)
     size = len(jax.tree.leaves(batch)[0])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from focalnet_jax.convert.load import Loaded
     from focalnet_jax.convert.start import Start
     from focalnet_jax.data.balance import Balance
+    from focalnet_jax.data.order import Groups
     from focalnet_jax.data.preprocessing import Preprocessing
     from focalnet_jax.data.source import Source
     from focalnet_jax.model.focalnet import Backbone
@@ -171,6 +172,8 @@ class Task(Protocol):
       source: the training examples, or None if a model is only evaluated or compiled.
       repeats: number of copies of each example in a batch, each with different augmentation.
       balance: order in which some examples occur more often, or None if all occur equally often.
+      groups: groups of training examples whose arrays have equal shapes, of which each batch has one, or None if all
+        arrays have equal shapes.
     """
 
     name: str
@@ -181,6 +184,7 @@ class Task(Protocol):
     source: Source | None
     repeats: int
     balance: Balance | None
+    groups: Groups | None
 
     def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
         """Returns the weights at `path` as variables of the task's model.

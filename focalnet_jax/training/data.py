@@ -38,6 +38,10 @@ class TrainData:
     def _balance(self) -> object:
         return self.task.balance
 
+    @cached_property
+    def _groups(self) -> object:
+        return self.task.groups
+
     def batches(
         self, start_step: int, end_step: int, stopped: Callable[[], bool] = loader.never
     ) -> Iterator[loader.Batch]:
@@ -54,6 +58,7 @@ class TrainData:
             end_step=end_step,
             repeats=self.task.repeats,
             balance=self._balance,
+            groups=self._groups,
             reading=replace(self.reading, stopped=stopped),
         )
         return self.substitutions.counted(batches)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import duration
-from focalnet_jax.data.order import steps_per_epoch
+from focalnet_jax.data.order import Groups, steps_per_epoch
 from focalnet_jax.errors import UserError
 
 
@@ -26,13 +26,13 @@ class Plan:
     every: Mapping[str, int] = field(default_factory=dict)  # steps between additional evaluations, by name
 
 
-def make_plan(config: FrozenConfigDict, train_examples: int) -> Plan:
-    """Returns every duration of a config in steps.
+def make_plan(config: FrozenConfigDict, train_examples: int, groups: Groups | None = None) -> Plan:
+    """Returns every duration of a config in steps. `groups` are the groups of examples of the task, see `Task`.
 
     Raises:
       UserError: a duration is missing, given twice or out of range.
     """
-    epoch = steps_per_epoch(train_examples, config.batch_size)
+    epoch = steps_per_epoch(train_examples, config.batch_size, groups)
     total = duration(config, "total", epoch)
     if total is None:
         raise UserError("total_epochs and total_steps are both unset; set one of them")

@@ -209,7 +209,7 @@ def set_up(config: FrozenConfigDict, workdir: AnyPath, before_seal: Callable[[],
     open_train_data(config, mesh, task)
     open_eval_data(config, mesh, task)
     check_same_data(source, *(evaluation.source for evaluation in task.evaluations().values()))
-    plan = make_plan(config, len(source))
+    plan = make_plan(config, len(source), task.groups)
     check_steps(config.profile_steps, plan.total, plan.first)
     durations = dict(warmup_steps=plan.warmup, total_steps=plan.total - plan.first, first_step=plan.first)
     spec, init = make_spec(config, mesh, task, **durations)

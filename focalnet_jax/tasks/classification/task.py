@@ -68,6 +68,7 @@ class Classification:
     best_metric = settings.BEST_METRIC
     backbone = ""
     splits_batches = True
+    groups = None
 
     @classmethod
     def of(cls, config: FrozenConfigDict, source: Source | None = None, *, evaluated: bool = True) -> Classification:

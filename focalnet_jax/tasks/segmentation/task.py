@@ -61,6 +61,7 @@ class Segmentation:
     splits_batches = True
     repeats = 1
     balance = None
+    groups = None
 
     @classmethod
     def of(cls, config: FrozenConfigDict, source: PairSource | None = None, *, evaluated: bool = True) -> Segmentation:

@@ -1,0 +1,104 @@
+"""The config keys of object detection: defaults, meanings and checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from focalnet_jax.settings.checks import NOT_NEGATIVE, POSITIVE, SHARE
+from focalnet_jax.settings.keys import number
+
+BEST_METRIC = "bbox_ap"  # ranks checkpoints, see `Settings`
+HEADLINE = (("bbox_ap", "box AP"), ("bbox_ap50", "box AP50"))  # metrics in percent for reports and sweeps, and titles
+AUTO = ("model.num_classes",)
+RESUMABLE = ("data.annotations", "data.images")
+
+DETECTORS = ("atss",)
+
+
+def add_keys(config: ConfigDict) -> None:
+    """Adds the keys of detection to the keys of the trainer.
+
+    `data.image_size` is the height and width of the canvas of images that are at least as wide as high; other images
+    are on its transpose.
+    """
+    config.model.num_classes = number(80)  # auto: the number of classes in the training data
+
+    config.head = ConfigDict()
+    config.head.name = "atss"
+    config.head.channels = 256  # channels of the feature pyramid and of the head
+    config.head.convs = 4  # number of convolutions in each tower of the head
+
+    # coco: JSON file of the training split and of the evaluation split, and folders of their images; None: found in
+    # data.path
+    config.data.annotations = config_dict.placeholder(tuple)
+    config.data.images = config_dict.placeholder(tuple)
+    config.data.max_boxes = 100  # boxes per training image; if there are more, the largest are kept
+    config.data.min_side = 32  # training images with a shorter side in pixels are left out, and those without boxes
+
+    config.augment = ConfigDict()
+    config.augment.flip = 0.5  # probability of a horizontal flip
+    # Lengths of the shorter side of training images in pixels, one of which is drawn; the longer side is at most
+    # `long_side`.
+    config.augment.short_sides = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    config.augment.long_side = 1333
+    config.augment.crop = 0.5  # probability of resizing to one of `crop_short_sides` and cropping before the last resize
+    config.augment.crop_short_sides = (400, 500, 600)
+    config.augment.crop_range = (384, 600)  # smallest and largest side of a crop in pixels
+
+    config.inference = ConfigDict()  # of evaluations and predictions
+    config.inference.box = (1333, 800)  # long and short side that an image is resized to fit into
+    # Whether images are padded to multiples of 32, as in the original, and not to the canvases: the padding changes
+    # FocalNet's outputs slightly, and each size of a padded image compiles a program.
+    config.inference.exact = False
+    config.inference.candidates = 1000  # boxes per level before non-maximum suppression
+    config.inference.score = 0.05  # smallest score of a detection
+    config.inference.iou = 0.6  # boxes of a class that overlap a better one more than this are removed
+    config.inference.detections = 100  # largest number of detections per image
+
+
+def _is_box(value: Any) -> bool:
+    return len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+
+
+def _are_sides(value: Any) -> bool:
+    return len(value) > 0 and all(type(side) is int and side > 0 for side in value)
+
+
+def _is_range(value: Any) -> bool:
+    return _is_box(value) and value[0] <= value[1]
+
+
+def _is_canvas(value: Any) -> bool:
+    sides = (value, value) if type(value) is int else value
+    return _is_box(sides) and sides[0] <= sides[1] and all(side % 32 == 0 for side in sides)
+
+
+def _are_paths(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(path, str) for path in value)
+
+
+# For each key, a function that returns whether a value is valid, and the valid values in words.
+CHECKS = {
+    "model.num_classes": POSITIVE,
+    "head.name": (lambda v: v in DETECTORS, " or ".join(DETECTORS)),
+    "head.channels": POSITIVE,
+    "head.convs": POSITIVE,
+    "data.image_size": (_is_canvas, "(short, long) side in pixels, multiples of 32, such as (800, 1344)"),
+    "data.annotations": (_are_paths, "two files, of the training split and of the evaluation split"),
+    "data.images": (_are_paths, "two folders, of the training split and of the evaluation split"),
+    "data.max_boxes": POSITIVE,
+    "data.min_side": NOT_NEGATIVE,
+    "augment.flip": SHARE,
+    "augment.crop": SHARE,
+    "augment.short_sides": (_are_sides, "sides in pixels such as (480, 512, 544)"),
+    "augment.long_side": POSITIVE,
+    "augment.crop_short_sides": (_are_sides, "sides in pixels such as (400, 500, 600)"),
+    "augment.crop_range": (_is_range, "(smallest, largest) side in pixels, such as (384, 600)"),
+    "inference.box": (_is_box, "(long, short) side in pixels, such as (1333, 800)"),
+    "inference.candidates": POSITIVE,
+    "inference.score": SHARE,
+    "inference.iou": SHARE,
+    "inference.detections": POSITIVE,
+}

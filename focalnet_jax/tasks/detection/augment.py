@@ -1,0 +1,143 @@
+"""Augments images and boxes for training like mmdetection's recipes: flip, multi-scale resize, crop, padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from focalnet_jax.data.geometry import Placement, fitted_size, resize
+from focalnet_jax.data.instances import Instances
+from focalnet_jax.tasks.detection.canvases import Canvases, fill_slots
+
+Size = tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop of the image after a first resize.
+
+    Attributes:
+      full: height and width of the whole image after the first resize.
+      top: first row of the crop.
+      left: first column of the crop.
+      size: height and width of the crop.
+    """
+
+    full: Size
+    top: int
+    left: int
+    size: Size
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random choices for an image.
+
+    Attributes:
+      mirrored: whether the image is mirrored left to right, before anything else.
+      crop: crop before the last resize, or None.
+      size: height and width of the resized image.
+    """
+
+    mirrored: bool
+    crop: Crop | None
+    size: Size
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random flip, resize and crop of an image and its boxes, as in DETR's and FocalNet's recipes.
+
+    Given the same draws, pixels and boxes equal those of mmdetection's RandomFlip, Resize and RandomCrop. One exception
+    keeps the number of shapes small: a crop that does not fit into the canvas of its image at the drawn scale is
+    resized to the largest size that fits.
+
+    Attributes:
+      canvases: sizes of the padded images.
+      short_sides: lengths of the shorter side after the last resize, one of which is drawn.
+      long_side: largest length of the longer side.
+      flip: probability of a horizontal flip.
+      crop: probability of a crop between two resizes.
+      crop_short_sides: lengths of the shorter side before the crop, one of which is drawn.
+      crop_range: smallest and largest length of the sides of a crop, in pixels. Shorter sides are not cropped.
+      slots: number N of boxes; the largest are kept.
+    """
+
+    canvases: Canvases
+    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    long_side: int = 1333
+    flip: float = 0.5
+    crop: float = 0.5
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_range: tuple[int, int] = (384, 600)
+    slots: int = 100
+
+    def __call__(self, image: np.ndarray, instances: Instances, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Augments an image `[H, W, 3]` uint8 and its ground truth, see `apply`."""
+        return self.apply(image, instances, self.draw(rng, *image.shape[:2]))
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> Draws:
+        """Draws the random choices for an image of `height` x `width` pixels."""
+        mirrored = bool(rng.random() < self.flip)
+        crop = self._draw_crop(rng, height, width) if rng.random() < self.crop else None
+        size = fitted_size(*(crop.size if crop else (height, width)), self._box(rng, self.short_sides))
+        return Draws(mirrored, crop, self.canvases.limited(size, height, width))
+
+    def _draw_crop(self, rng: np.random.Generator, height: int, width: int) -> Crop:
+        full = fitted_size(height, width, self._box(rng, self.crop_short_sides))
+        least, most = self.crop_range
+        size = tuple(int(rng.integers(min(side, least), min(side, most), endpoint=True)) for side in full)
+        top, left = (int(rng.integers(large - small, endpoint=True)) for large, small in zip(full, size, strict=True))
+        return Crop(full, top, left, size)
+
+    def _box(self, rng: np.random.Generator, short_sides: tuple[int, ...]) -> tuple[int, int]:
+        return self.long_side, short_sides[rng.integers(len(short_sides))]
+
+    def apply(self, image: np.ndarray, instances: Instances, draws: Draws) -> dict[str, np.ndarray]:
+        """Returns the augmented image on its canvas, and its boxes.
+
+        Crowds are left out, as in mmdetection, where they are neither targets nor ignored.
+
+        Returns:
+          `image` `[H, W, 3]` uint8 on a canvas padded with 0, which must be set to 0 again after the image is
+          normalized; `size` `[2]` int32: height and width without padding; `boxes` `[N, 4]` float32: x1, y1, x2, y2 in
+          pixels; `labels` `[N]` int32: classes, -1 in unused slots; `excess` int32: number of boxes beyond N.
+        """
+        canvas = self.canvases.of(*image.shape[:2])
+        pixels = image[:, ::-1] if draws.mirrored else image
+        if draws.crop is not None:
+            pixels = Placement(draws.crop.full, draws.crop.top, draws.crop.left, draws.crop.size).image(pixels)
+        pixels = Placement(draws.size, 0, 0, draws.size).image(pixels, canvas)
+        boxes, labels = self._boxes(image.shape[:2], instances, draws)
+        return {"image": pixels, "size": np.array(draws.size, np.int32), **fill_slots(boxes, labels, self.slots)}
+
+    def _boxes(self, size: Size, instances: Instances, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the boxes `[n, 4]` and their labels `[n]` after the draws, without crowds and cropped objects."""
+        kept = ~instances.crowd
+        boxes, labels = instances.boxes[kept].astype(np.float32), instances.labels[kept]
+        if draws.mirrored:
+            boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
+        if (crop := draws.crop) is not None:
+            boxes = scaled(boxes, size, crop.full)
+            boxes -= np.array([crop.left, crop.top] * 2, np.float32)
+            boxes, size = clipped(boxes, crop.size), crop.size
+            inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+            boxes, labels = boxes[inside], labels[inside]
+        return scaled(boxes, size, draws.size), labels
+
+
+def scaled(boxes: np.ndarray, old: Size, new: Size) -> np.ndarray:
+    """Returns boxes `[n, 4]` float32 of an image after it is resized from size `old` to `new`, clipped to the image."""
+    factors = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
+    return clipped(boxes * factors, new)
+
+
+def clipped(boxes: np.ndarray, size: Size) -> np.ndarray:
+    """Returns boxes `[n, 4]` limited to an image of height and width `size`."""
+    return np.clip(boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
+
+
+def resized(image: np.ndarray, size: Size, canvas: Size) -> np.ndarray:
+    """Returns an image `[H, W, 3]` uint8 resized to `size`, in the upper left of a canvas that is 0 elsewhere."""
+    return Placement(size, 0, 0, size).image(image, canvas)

@@ -1,0 +1,73 @@
+"""Sizes of the canvases that images are padded to, so that few programs are compiled. Nothing here imports JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Size = tuple[int, int]  # height and width in pixels
+
+
+@dataclass(frozen=True)
+class Canvases:
+    """Two canvases: one for images that are at least as wide as high, and its transpose for the others.
+
+    Attributes:
+      short: length of the shorter side in pixels.
+      long: length of the longer side in pixels.
+    """
+
+    short: int = 800
+    long: int = 1344
+
+    def of(self, height: int, width: int) -> Size:
+        """Returns the height and width of the canvas for an image of `height` x `width` pixels."""
+        return (self.short, self.long) if width >= height else (self.long, self.short)
+
+    def limited(self, size: Size, height: int, width: int) -> Size:
+        """Returns `size`, or the largest size of its aspect ratio that fits into the canvas of `of(height, width)`."""
+        canvas = self.of(height, width)
+        factor = min(canvas[0] / size[0], canvas[1] / size[1])
+        if factor >= 1:
+            return size
+        return tuple(max(1, min(limit, int(side * factor + 0.5))) for side, limit in zip(size, canvas, strict=True))
+
+    def groups(self, sizes: np.ndarray) -> list[np.ndarray]:
+        """Returns the indices of the images of each canvas, ascending.
+
+        Args:
+          sizes: height and width of each image, `[n, 2]`.
+        """
+        sizes = np.asarray(sizes).reshape(-1, 2)
+        if self.short == self.long:
+            return [np.arange(len(sizes))]
+        wide = sizes[:, 1] >= sizes[:, 0]
+        return [group for group in (np.flatnonzero(wide), np.flatnonzero(~wide)) if group.size]
+
+
+def padded_size(size: Size, multiple: int) -> Size:
+    """Returns the sides of `size`, each rounded up to a multiple of `multiple`."""
+    return tuple(-(-side // multiple) * multiple for side in size)
+
+
+def fill_slots(boxes: np.ndarray, labels: np.ndarray, slots: int) -> dict[str, np.ndarray]:
+    """Returns boxes in a fixed number of slots, the largest ones if there are too many.
+
+    Args:
+      boxes: `[n, 4]` float32.
+      labels: `[n]`.
+      slots: number N of slots.
+
+    Returns:
+      `boxes` `[N, 4]` float32, 0 in unused slots; `labels` `[N]` int32, -1 in unused slots; and `excess` int32, the
+      number of boxes that are left out.
+    """
+    excess = max(0, len(boxes) - slots)
+    if excess:
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        kept = np.sort(np.argsort(-areas, kind="stable")[:slots])
+        boxes, labels = boxes[kept], labels[kept]
+    filled = {"boxes": np.zeros((slots, 4), np.float32), "labels": np.full(slots, -1, np.int32)}
+    filled["boxes"][: len(boxes)], filled["labels"][: len(labels)] = boxes, labels
+    return filled | {"excess": np.array(excess, np.int32)}
