@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnet_jax.data.geometry import Placement, fitted_size, resize
+from focalnet_jax.data.geometry import Placement, fitted_size
 from focalnet_jax.data.instances import Instances
 from focalnet_jax.tasks.detection.canvases import Canvases, fill_slots
 
@@ -136,8 +136,3 @@ def scaled(boxes: np.ndarray, old: Size, new: Size) -> np.ndarray:
 def clipped(boxes: np.ndarray, size: Size) -> np.ndarray:
     """Returns boxes `[n, 4]` limited to an image of height and width `size`."""
     return np.clip(boxes, 0, np.array([size[1], size[0]] * 2, np.float32))
-
-
-def resized(image: np.ndarray, size: Size, canvas: Size) -> np.ndarray:
-    """Returns an image `[H, W, 3]` uint8 resized to `size`, in the upper left of a canvas that is 0 elsewhere."""
-    return Placement(size, 0, 0, size).image(image, canvas)

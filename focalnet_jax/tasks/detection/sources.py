@@ -1,0 +1,46 @@
+"""Opens the sources of images with boxes by their names in configs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from focalnet_jax.data.decode import Picture
+from focalnet_jax.data.instances import Instances
+from focalnet_jax.errors import UserError, suggest
+
+SOURCES = ("digits", "trees", "nuclei", "coco", "tfds")
+
+
+class DetectionSource(Protocol):
+    """A split of images with annotated objects, whose examples are read by index.
+
+    Attributes:
+      class_names: names of the classes 0, 1, ...
+      fingerprint: text that differs between different data.
+      sizes: height and width of each image in pixels, `[n, 2]`.
+      image_ids: ids of the images in the data set, `[n]`.
+      category_ids: ids of the classes in the data set.
+      has_masks: whether the objects have masks.
+    """
+
+    class_names: tuple[str, ...]
+    fingerprint: str
+    sizes: np.ndarray
+    image_ids: np.ndarray
+    category_ids: tuple[int, ...]
+    has_masks: bool
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+
+    def __getitem__(self, index: int) -> tuple[Picture, Instances]:
+        """Returns an image, as it is stored, and its objects."""
+
+    def name(self, index: int) -> str:
+        """Returns the name of an example for messages, such as its path."""
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Returns the annotations of the split as the content of a COCO file: images, annotations and categories."""
