@@ -43,7 +43,9 @@ def add_keys(config: ConfigDict) -> None:
     # `long_side`.
     config.augment.short_sides = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     config.augment.long_side = 1333
-    config.augment.crop = 0.5  # probability of resizing to one of `crop_short_sides` and cropping before the last resize
+    config.augment.crop = (
+        0.5  # probability of resizing to one of `crop_short_sides` and cropping before the last resize
+    )
     config.augment.crop_short_sides = (400, 500, 600)
     config.augment.crop_range = (384, 600)  # smallest and largest side of a crop in pixels
 

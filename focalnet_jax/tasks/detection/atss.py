@@ -1,153 +1,77 @@
-"""Targets, losses and detections of ATSS (arXiv 1912.02424), computed like mmdetection's ATSSHead and ATSSAssigner."""
+"""Losses and detections of ATSS (arXiv 1912.02424), computed like mmdetection's ATSSHead."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from focalnet_jax.ops.boxes import decode, giou, grid_anchors, inside_padded, pairwise_iou
+from focalnet_jax.model.heads.atss import ATSS
+from focalnet_jax.ops.boxes import decode, giou
 from focalnet_jax.ops.nms import Detections, multiclass_nms
+from focalnet_jax.tasks.detection.atss_targets import Anchors, Targets, assign, count_targets
 from focalnet_jax.tasks.detection.options import Options
+from focalnet_jax.tasks.task import Metrics
 
-STRIDES = (8, 16, 32, 64, 128)
-_SCALE = 8  # side of an anchor in strides
 _STDS = (0.1, 0.1, 0.2, 0.2)  # of the deltas
-_CANDIDATES = 9  # anchors per level whose IoU decides the threshold of an object
-_CENTRE = 0.01  # smallest distance in pixels of the centre of a positive anchor from the sides of its box
 _ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss (arXiv 1708.02002)
 _BOX_WEIGHT = 2.0
-_PAD = 32  # mmdetection pads images to multiples of it, and uses no anchors outside
 
 
 @dataclass(frozen=True)
-class Targets:
-    """What the head learns for an image or a batch, for A anchors of all levels.
+class ATSSMethod:
+    """`Method` of ATSS.
 
     Attributes:
-      labels: class of the object of each anchor, `[..., A]` int32: K for background, -1 for an anchor that is not used.
-      boxes: box of the object, `[..., A, 4]`.
-      centerness: centerness of the anchor in this box, `[..., A]`, 0 for background.
+      num_classes: number of classes K.
+      options: thresholds and largest numbers of detections.
     """
 
-    labels: jax.Array
-    boxes: jax.Array
-    centerness: jax.Array
+    num_classes: int
+    options: Options
+
+    def prepare(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Returns the targets of a global batch, and the weights of each image's losses.
+
+        The losses of an image are sums over anchors times its weights, so that means over images are sums over the
+        global batch divided by its number of positive anchors, or by the sum of their centerness.
+        """
+        anchors = Anchors(batch["image"].shape[1:3])
+        each = jax.vmap(lambda *given: assign(anchors, *given, self.num_classes))
+        targets = each(batch["boxes"], batch["labels"], batch["size"])
+        size = len(batch["image"])
+        weights = [jnp.full(size, size / number) for number in count_targets(targets, self.num_classes)]
+        return {"targets": targets, "weight": weights[0], "box_weight": weights[1]}
+
+    def loss(self, model: ATSS, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        """Returns the mean loss of prepared images, and its parts: of classes, boxes and centerness."""
+        logits, deltas, centerness = (_flat(levels) for levels in model(batch["image"], keys))
+        anchors = Anchors(batch["image"].shape[1:3])
+        focal, boxes, centre = image_losses(logits, deltas, centerness[..., 0], batch["targets"], anchors)
+        parts = {
+            "class_loss": jnp.mean(focal * batch["weight"]),
+            "box_loss": jnp.mean(boxes * batch["box_weight"]),
+            "centerness_loss": jnp.mean(centre * batch["weight"]),
+        }
+        return sum(parts.values()), parts
+
+    def detect(self, model: ATSS, batch: Mapping[str, jax.Array]) -> Detections:
+        """Returns the detections of a batch of normalized images, in pixels of the stored images."""
+        anchors = Anchors(batch["image"].shape[1:3])
+
+        def one(outputs: Any, size: jax.Array, scale: jax.Array) -> Detections:
+            return detect(*outputs, size, scale, anchors, self.options)
+
+        return jax.vmap(one)(model(batch["image"]), batch["size"], batch["scale"])
 
 
-jax.tree_util.register_dataclass(Targets)
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """One square anchor per position of each level.
-
-    Attributes:
-      canvas: height and width of the padded images.
-    """
-
-    canvas: tuple[int, int]
-
-    @cached_property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of the map of each level."""
-        return tuple(tuple(-(-side // stride) for side in self.canvas) for stride in STRIDES)
-
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """Number of anchors of each level."""
-        return tuple(height * width for height, width in self.sizes)
-
-    @cached_property
-    def boxes(self) -> np.ndarray:
-        """The anchors of all levels, `[A, 4]` float32."""
-        levels = zip(self.sizes, STRIDES, strict=True)
-        return np.concatenate([grid_anchors(size, stride, [(_SCALE * stride,) * 2]) for size, stride in levels])
-
-    def inside(self, size: jax.Array) -> jax.Array:
-        """Returns which anchors are used for an image of height and width `size` `[2]`, `[A]` bool."""
-        padded = -(-size // _PAD) * _PAD
-        levels = zip(self.sizes, STRIDES, strict=True)
-        return jnp.concatenate([inside_padded(each, stride, padded) for each, stride in levels])
-
-
-def assign(anchors: Anchors, boxes: jax.Array, labels: jax.Array, size: jax.Array, num_classes: int) -> Targets:
-    """Returns the targets of an image by adaptive training sample selection.
-
-    For each object, the `_CANDIDATES` anchors per level nearest to its centre are candidates. Positive are those whose
-    IoU reaches the mean plus the standard deviation over the candidates, and whose centre is inside the box. An anchor
-    of several objects belongs to the one with the largest IoU.
-
-    Args:
-      anchors: the anchors.
-      boxes: boxes of the objects, `[N, 4]`.
-      labels: their classes `[N]`, -1 in unused slots.
-      size: height and width of the unpadded image, `[2]`.
-      num_classes: number of classes K, the label of the background.
-    """
-    places, used = jnp.asarray(anchors.boxes), anchors.inside(size)
-    overlaps = pairwise_iou(places, boxes)  # [A, N]
-    centres, aims = _centres(places), _centres(boxes)
-    distances = jnp.sqrt(jnp.sum((centres[:, None] - aims[None]) ** 2, axis=-1))
-    distances = jnp.where(used[:, None], distances, jnp.inf)
-    chosen = _candidates(distances, anchors.counts)  # [C, N]
-    objects = jnp.arange(len(boxes))
-    valid = used[chosen]
-    ious = overlaps[chosen, objects]
-    count = jnp.maximum(valid.sum(axis=0), 1)
-    mean = jnp.where(valid, ious, 0).sum(axis=0) / count
-    spread = jnp.where(valid, (ious - mean) ** 2, 0).sum(axis=0) / jnp.maximum(count - 1, 1)
-    corners = boxes.reshape(-1, 2, 2)
-    sides = jnp.concatenate([centres[chosen] - corners[:, 0], corners[:, 1] - centres[chosen]], axis=-1)
-    # With a single candidate, PyTorch's standard deviation is NaN, so that none is positive.
-    positive = valid & (ious >= mean + jnp.sqrt(spread)) & (sides.min(axis=-1) > _CENTRE) & (count > 1)
-    positive &= labels >= 0
-    best = jnp.full(overlaps.shape, -jnp.inf).at[chosen, objects].set(jnp.where(positive, ious, -jnp.inf))
-    which = jnp.argmax(best, axis=1)
-    found = jnp.isfinite(best.max(axis=1))
-    matched = boxes[which]
-    found_labels = jnp.where(found, labels[which], num_classes)
-    return Targets(
-        jnp.where(used, found_labels, -1),
-        jnp.where(found[:, None], matched, 0.0),
-        jnp.where(found, _centerness(centres, matched), 0.0),
-    )
-
-
-def _candidates(distances: jax.Array, counts: Sequence[int]) -> jax.Array:
-    """Returns the indices `[C, N]` of the nearest anchors of each level, the first ones where distances are equal."""
-    found, first = [], 0
-    for count in counts:
-        level = distances[first : first + count]
-        found.append(first + jax.lax.top_k(-level.T, min(_CANDIDATES, count))[1].T)
-        first += count
-    return jnp.concatenate(found)
-
-
-def _centres(boxes: jax.Array) -> jax.Array:
-    return (boxes[..., :2] + boxes[..., 2:]) / 2
-
-
-def _centerness(centres: jax.Array, boxes: jax.Array) -> jax.Array:
-    """Returns the centerness (arXiv 1904.01355, equation 3) of points `[A, 2]` in boxes `[A, 4]`."""
-    before, after = centres - boxes[:, :2], boxes[:, 2:] - centres
-    ratios = jnp.minimum(before, after) / jnp.maximum(jnp.maximum(before, after), jnp.finfo(jnp.float32).tiny)
-    return jnp.sqrt(jnp.maximum(ratios[:, 0] * ratios[:, 1], 0))
-
-
-def count_targets(targets: Targets, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the divisors of the losses of a batch: the number of positive anchors, and the sum of their centerness.
-
-    As in mmdetection, an image without positive anchors counts as one.
-    """
-    positive = (targets.labels >= 0) & (targets.labels < num_classes)
-    total = targets.centerness.sum()
-    return jnp.maximum(positive.sum(axis=-1), 1).sum(), jnp.where(total < jnp.finfo(jnp.float32).eps, 1.0, total)
+def _flat(levels: Sequence[jax.Array]) -> jax.Array:
+    """Returns the values of all levels, `[B, A, C]`, of maps `[B, h, w, C]` or `[B, h, w]`."""
+    return jnp.concatenate([level.reshape(len(level), level.shape[1] * level.shape[2], -1) for level in levels], axis=1)
 
 
 def image_losses(

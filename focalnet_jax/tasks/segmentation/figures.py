@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from focalnet_jax.data.drawing import at_least
+from focalnet_jax.data.drawing import at_least, in_a_row
 from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.masks import IGNORED
-from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, in_a_row, legend_entries, with_legend
+from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, legend_entries, with_legend
 
 _LEAST, _MOST = 160, 384  # limits of the sides of an image in a figure, in pixels
 _ROWS = 3  # of the legend, so that all figures of a batch have the same size

@@ -1,4 +1,4 @@
-"""Draws classes over images, images side by side with titles, and legends of the classes' colours."""
+"""Draws classes over images, and legends of the classes' colours."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from focalnet_jax.data.drawing import shortened
+from focalnet_jax.data.drawing import font_for, shortened
 from focalnet_jax.data.geometry import Placement
 from focalnet_jax.data.masks import IGNORED
 
 _STRIPE = 4  # width of the stripes on ignored pixels
-_LEAST_FONT, _FONT_SHARE = 12, 1 / 64  # smallest font size in pixels; font size as a fraction of the width
 _CELL = 12  # width of an entry of a legend, in font sizes
-_GAP = 4  # pixels between images
 
 
 @dataclass(frozen=True)
@@ -79,20 +77,6 @@ def _stripes(shape: tuple[int, int]) -> np.ndarray:
     return (np.add.outer(np.arange(shape[0]), np.arange(shape[1])) // _STRIPE) % 2 == 0
 
 
-def in_a_row(images: Sequence[np.ndarray], titles: Sequence[str] = ()) -> np.ndarray:
-    """Returns images `[H, W, 3]` uint8 of the same size side by side on white, each with its title above it."""
-    height, width, _ = images[0].shape
-    font = _font(width * len(images))
-    top = round(1.5 * font.size) if titles else 0
-    sheet = Image.new("RGB", (len(images) * (width + _GAP) - _GAP, top + height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, image in enumerate(images):
-        sheet.paste(Image.fromarray(image), (column * (width + _GAP), top))
-    for column, title in enumerate(titles):
-        draw.text((column * (width + _GAP) + 2, 0), shortened(title, font, width), fill="black", font=font)
-    return np.asarray(sheet)
-
-
 def with_legend(image: np.ndarray, entries: Sequence[Entry], rows: int | None = None) -> np.ndarray:
     """Returns an image `[H, W, 3]` uint8 with a legend below it.
 
@@ -102,7 +86,7 @@ def with_legend(image: np.ndarray, entries: Sequence[Entry], rows: int | None = 
       rows: number of rows. If the entries do not fit, the last cell counts the others. By default, all entries fit.
     """
     width = image.shape[1]
-    font = _font(width)
+    font = font_for(width)
     columns = max(1, width // (_CELL * round(font.size)))
     if rows is None:
         rows = -(-len(entries) // columns)
@@ -131,7 +115,3 @@ def _sample(side: int, colour: tuple[int, ...] | None) -> Image.Image:
         pixels[_stripes((side, side))] = 160
     pixels[[0, -1]] = pixels[:, [0, -1]] = 96
     return Image.fromarray(pixels)
-
-
-def _font(width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=max(_LEAST_FONT, round(_FONT_SHARE * width)))

@@ -17,7 +17,7 @@ from focalnet_jax.tasks.segmentation.baseline import Baseline
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
 from focalnet_jax.tasks.segmentation.losses import score_losses
-from focalnet_jax.tasks.segmentation.palette import class_colours
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.tasks.segmentation.sources import PairSource
 from focalnet_jax.tasks.task import Metrics

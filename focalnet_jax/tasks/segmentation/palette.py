@@ -1,30 +1,13 @@
-"""Colours in which classes are drawn."""
+"""Colours in which the classes of a source are drawn."""
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.sources import PairSource
-
-_GOLDEN = 0.618034  # fraction of the colour circle between two classes, so that neighbours differ
 
 
 def colours_of(source: PairSource) -> np.ndarray:
     """Returns the colours of a source's classes `[K, 3]` uint8: its palette, or else those of `class_colours`."""
     return class_colours(len(source.class_names), source.palette)
-
-
-def class_colours(count: int, palette: np.ndarray | Sequence[Any] | None = None) -> np.ndarray:
-    """Returns the colours of K classes `[K, 3]` uint8: those of a palette, then colours of equal strength.
-
-    A palette of more than K colours is not used.
-    """
-    hues = (np.arange(count) * _GOLDEN) % 1
-    colours = np.array([[round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)] for hue in hues], np.uint8)
-    if palette is not None and 0 < len(palette) <= count:
-        colours[: len(palette)] = palette
-    return colours

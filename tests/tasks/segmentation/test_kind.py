@@ -12,7 +12,8 @@ from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.segmentation import kind
-from focalnet_jax.tasks.segmentation.palette import class_colours, colours_of
+from focalnet_jax.data.palette import class_colours
+from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.training.optimizer import decay_scales, make_schedule
 
 RECIPE = "configs/upernet_ade20k.py"

@@ -25,7 +25,7 @@ from focalnet_jax.tasks.segmentation.composites import DigitComposites
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, legend_entries, with_legend
 from focalnet_jax.tasks.segmentation.overlap import Overlap
-from focalnet_jax.tasks.segmentation.palette import class_colours
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.visualize import __main__ as visualize
 from tests.commands import metrics

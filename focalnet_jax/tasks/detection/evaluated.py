@@ -1,0 +1,200 @@
+"""Average precision of boxes, computed by hotcoco from the detections of all images like pycocotools does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from focalnet_jax.data.host import Batch
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.palette import class_colours
+from focalnet_jax.tasks.detection.figures import comparison_figure
+from focalnet_jax.tasks.detection.method import Method
+from focalnet_jax.tasks.detection.options import Options
+from focalnet_jax.tasks.detection.sources import DetectionSource
+
+_AREAS = ("", "_small", "_medium", "_large")  # suffixes of the metrics, in the order of COCO's ranges of areas
+_DRAWN = 0.3  # smallest score of a drawn detection
+
+
+class AveragePrecision:
+    """`Evaluation` of the average precision (AP) of boxes, in percent, as COCO defines it.
+
+    AP is the mean over IoU thresholds from 0.5 to 0.95 and over classes. Classes without objects do not count.
+
+    Args:
+      source: images with objects, or None to compile only.
+      method: detects objects, and computes losses.
+      options: normalization of images.
+    """
+
+    def __init__(self, source: DetectionSource | None, method: Method, options: Options):
+        self.source, self.method, self.options = source, method, options
+        self.reset()
+
+    def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Returns the detections of each image `[B, D, ...]` in pixels of the stored image, and the loss of each image.
+
+        An example whose `mask` in the batch is 0 is padding.
+        """
+        images = padded_with_zeros(normalize(batch["image"], self.options.normalization), batch["size"])
+        batch = {**batch, "image": images}
+        detections = self.method.detect(model, batch)
+        return {
+            "boxes": detections.boxes,
+            "scores": detections.scores,
+            "labels": detections.labels,
+            "overflow": detections.overflow,
+            "index": batch["index"],
+            "mask": batch["mask"],
+            "loss": self._losses(model, batch),
+        }
+
+    def _losses(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the loss of each image as if it were a batch, `[B]`, so that no loss depends on other images."""
+
+        def one(example: Mapping[str, jax.Array]) -> jax.Array:
+            single = jax.tree.map(lambda value: value[None], example)
+            return self.method.loss(model, single | self.method.prepare(single), None)[0]
+
+        names = ("image", "size", "boxes", "labels")
+        return jax.lax.map(one, {name: batch[name] for name in names})
+
+    def reset(self) -> None:
+        """Discards all detections."""
+        self._found: dict[int, tuple[np.ndarray, ...]] = {}  # boxes, scores and labels by the index of the image
+        self._loss, self._overflow = 0.0, 0
+        self._precision: np.ndarray | None = None
+
+    def add(self, measured: Mapping[str, np.ndarray], batch: Batch | None = None) -> None:
+        """Adds the detections of a batch. All processes receive those of the global batch."""
+        for row in np.flatnonzero(np.asarray(measured["mask"]) > 0):
+            used = measured["labels"][row] >= 0
+            found = tuple(np.asarray(measured[name][row])[used] for name in ("boxes", "scores", "labels"))
+            self._found[int(measured["index"][row])] = found
+            self._loss += float(measured["loss"][row])
+            self._overflow += int(measured["overflow"][row] > 0)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns all detections in the format of COCO's result files, ordered by image, the highest score first."""
+        records = []
+        for index in sorted(self._found):
+            for box, score, label in zip(*self._found[index], strict=True):
+                x1, y1, x2, y2 = map(float, box)
+                records.append(
+                    {
+                        "image_id": int(self.source.image_ids[index]),
+                        "category_id": int(self.source.category_ids[label]),
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "score": float(score),
+                    }
+                )
+        return records
+
+    def result(self) -> dict[str, float | int]:
+        """Returns `bbox_ap`, `bbox_ap50`, `bbox_ap75`, AP by area, `loss` (mean over images) and `examples`.
+
+        A metric is -1 if there are no objects of its areas, as in COCO's tools.
+        """
+        examples = len(self._found)
+        loss = self._loss / examples if examples else math.nan
+        self._precision = precision(self.source.ground_truth(), self.records()) if examples else None
+        return ap_metrics(self._precision) | {"loss": loss, "examples": examples}
+
+    def details(self) -> dict[str, int]:
+        """Returns the number of images with more scores above the threshold than are considered, if there are any."""
+        return {"images_with_overflow": self._overflow} if self._overflow else {}
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Returns AP, AP50 and AP75 of each class in percent, after a row of titles; or [] before `result`."""
+        if self._precision is None:
+            return []
+        rows = [("class", "AP", "AP50", "AP75")]
+        places = np.argsort(np.argsort(self.source.category_ids))  # of the classes in the order of their ids
+        for number, name in zip(places, self.source.class_names, strict=True):
+            values = ap_metrics(self._precision[:, :, number : number + 1])
+            rows.append((name, *(_percent(values[f"bbox_ap{at}"]) for at in ("", "50", "75"))))
+        return rows
+
+    def describe(self, result: Mapping[str, float]) -> str:
+        """Describes AP and AP50 in words."""
+        return f"box AP {result['bbox_ap']:.1f}, AP50 {result['bbox_ap50']:.1f}, loss {result['loss']:.4f}"
+
+    def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Returns the detections of each image in pixels of the resized image, the image, and its objects."""
+        images = padded_with_zeros(normalize(batch["image"], self.options.normalization), batch["size"])
+        found = self.method.detect(model, {**batch, "image": images, "scale": jnp.ones_like(batch["scale"])})
+        kept = ("image", "size", "boxes", "labels")
+        return {"found": found._asdict()} | {name: batch[name] for name in kept}
+
+    def draw(self, predicted: Any, index: int) -> np.ndarray:
+        """Returns an image `[H, W, 3]` uint8 with its detections, beside the image with its objects."""
+        found = {name: np.asarray(value[index]) for name, value in predicted["found"].items()}
+        height, width = np.asarray(predicted["size"][index])
+        image = np.asarray(predicted["image"][index])[:height, :width]
+        names = self.source.class_names
+        shown = found["scores"] >= _DRAWN
+        true = np.asarray(predicted["labels"][index]) >= 0
+        return comparison_figure(
+            image,
+            (found["boxes"][shown], found["labels"][shown], found["scores"][shown]),
+            (np.asarray(predicted["boxes"][index])[true], np.asarray(predicted["labels"][index])[true]),
+            names,
+            class_colours(len(names)),
+        )
+
+
+def padded_with_zeros(images: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Returns normalized images `[B, H, W, 3]` that are 0 outside of their heights and widths `sizes` `[B, 2]`."""
+    rows, columns = jnp.arange(images.shape[1])[None, :, None], jnp.arange(images.shape[2])[None, None]
+    inside = (rows < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
+    return jnp.where(inside[..., None], images, 0.0)
+
+
+def precision(truth: Mapping[str, Any], records: list[dict[str, Any]], kind: str = "bbox") -> np.ndarray:
+    """Returns the precision at each IoU threshold, recall and class, and for each range of areas.
+
+    Args:
+      truth: content of a COCO file.
+      records: detections in the format of COCO's result files.
+      kind: bbox or segm.
+
+    Returns:
+      Array `[10, 101, K, 4]`: IoU thresholds 0.5, 0.55, ..., 0.95; recalls 0, 0.01, ..., 1; classes in the order of
+      their ids; areas all, small, medium, large. -1 for a class without objects.
+    """
+    from hotcoco import COCO, COCOeval  # takes time to import, and only evaluations need it
+
+    ground_truth = COCO(dict(truth))
+    evaluation = COCOeval(ground_truth, ground_truth.load_res(records), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"])[..., -1]
+
+
+def ap_metrics(precisions: np.ndarray | None, prefix: str = "bbox") -> dict[str, float]:
+    """Returns AP, AP50, AP75 and AP of each range of areas in percent, -1 if there are no objects.
+
+    Args:
+      precisions: see `precision`, or None for no images.
+      prefix: prefix of the names.
+    """
+
+    def mean(values: np.ndarray) -> float:
+        known = values[values > -1]
+        return 100 * float(known.mean()) if known.size else -1.0
+
+    if precisions is None:
+        precisions = np.full((10, 101, 1, len(_AREAS)), -1.0)
+    metrics = {f"{prefix}_ap{area}": mean(precisions[..., number]) for number, area in enumerate(_AREAS)}
+    return metrics | {f"{prefix}_ap50": mean(precisions[0, ..., 0]), f"{prefix}_ap75": mean(precisions[5, ..., 0])}
+
+
+def _percent(value: float) -> str:
+    return "" if value < 0 else f"{value:.1f}"

@@ -1,0 +1,37 @@
+"""What distinguishes one detector from another: its targets, its losses and how it detects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+from flax import nnx
+
+from focalnet_jax.ops.nms import Detections
+from focalnet_jax.tasks.task import Metrics
+
+
+class Method(Protocol):
+    """Training and inference of a detector on normalized images, whose padding is 0."""
+
+    def prepare(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Returns the targets of a global batch and the weights of each image's losses, with leaves `[B, ...]`.
+
+        The batch has `image` `[B, H, W, 3]`, `size`, `boxes` and `labels`, see `Augmentation.apply`.
+        """
+
+    def loss(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        """Returns the mean loss of the images of a prepared batch, and its parts.
+
+        Args:
+          model: the detector.
+          batch: `image`, and the result of `prepare`.
+          keys: PRNG keys `[B]` for stochastic depth, or None to disable it.
+        """
+
+    def detect(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Detections:
+        """Returns the detections of a batch, with leaves `[B, ...]`, in pixels of the stored images.
+
+        The batch has `image`, `size` and `scale`, see `host.resized_image`.
+        """

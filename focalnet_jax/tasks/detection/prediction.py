@@ -1,0 +1,77 @@
+"""The objects detected in an image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from focalnet_jax.data.drawing import at_least
+from focalnet_jax.tasks.detection.figures import draw_detections
+
+_LEAST_SIDE, _MOST_SIDE = 240, 4096  # pixels of an enlarged image, so that names can be read
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionPrediction:
+    """`Prediction` of objects.
+
+    Attributes:
+      boxes: `[n, 4]` float32 in pixels of the image, the highest score first.
+      classes: class of each box, `[n]`.
+      confidences: score of each box in [0, 1], `[n]`.
+      labels: full names of the K classes.
+      names: short and distinct names of the classes.
+      colours: colours of the classes, `[K, 3]` uint8.
+      shown: smallest score of boxes that are drawn and counted in `line`.
+      most: largest number of classes in `line` and `scores`.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    confidences: np.ndarray
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    colours: np.ndarray
+    shown: float
+    most: int
+
+    def line(self) -> str:
+        """Returns the number of objects of each class, the most frequent first, or "nothing"."""
+        counts = Counter(self.classes[self.confidences >= self.shown].tolist()).most_common()
+        parts = [f"{count} {self.names[each]}" for each, count in counts[: self.most]]
+        others = sum(count for _, count in counts[self.most :])
+        return ", ".join([*parts, f"{others} more"] if others else parts) or "nothing"
+
+    def json(self) -> dict[str, Any]:
+        """Returns `objects`, a list of objects with `label`, `class`, `score` and `box`, the highest score first.
+
+        `box` is x1, y1, x2, y2 in pixels of the image. All detections are listed, also those that are not drawn.
+        """
+        found = zip(self.boxes.tolist(), self.classes.tolist(), self.confidences.tolist(), strict=True)
+        return {
+            "objects": [
+                {"label": self.labels[each], "class": each, "score": score, "box": box} for box, each, score in found
+            ]
+        }
+
+    def scores(self) -> dict[str, float]:
+        """Returns the highest score of each class, the highest first, by its short name."""
+        best: dict[str, float] = {}
+        for each, score in zip(self.classes.tolist(), self.confidences.tolist(), strict=True):
+            best.setdefault(self.names[each], score)
+        return dict(list(best.items())[: self.most])
+
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """Returns the image `[H, W, 3]` uint8 with boxes, names and scores. A small image is enlarged."""
+        enlarged = at_least(_LEAST_SIDE, image, _MOST_SIDE)
+        kept = self.confidences >= self.shown
+        factor = enlarged.shape[1] / image.shape[1]
+        found = self.boxes[kept], self.classes[kept], self.confidences[kept]
+        return draw_detections(enlarged, *found, self.names, self.colours, factor)
+
+    def files(self) -> dict[str, bytes]:
+        """Returns an empty dict: a detection has no further images."""
+        return {}
