@@ -15,7 +15,6 @@ from grain.experimental import index_shuffle
 from focalnet_jax.data.balance import Balance
 from focalnet_jax.errors import UserError
 
-
 Groups = Sequence[Sequence[int]]
 """Indices of the examples that a batch may combine, for each group. Every index is in one group."""
 

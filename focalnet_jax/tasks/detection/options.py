@@ -11,6 +11,7 @@ from focalnet_jax.data.geometry import fitted_size
 from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config, sides
 from focalnet_jax.tasks.detection.canvases import Canvases, Size, padded_size
 
+_USUAL = Canvases()
 PAD = 32  # mmdetection pads images to multiples of it
 
 
@@ -31,7 +32,7 @@ class Options:
     """
 
     box: tuple[int, int] = (1333, 800)
-    canvases: Canvases = Canvases()
+    canvases: Canvases = _USUAL
     exact: bool = False
     candidates: int = 1000
     score: float = 0.05

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.instances import Instances
-from focalnet_jax.errors import UserError, suggest
 
 SOURCES = ("digits", "trees", "nuclei", "coco", "tfds")
 

@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax.data.class_words import keys_of
+from focalnet_jax.data.class_matching import match_names
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.masks import IGNORED, MaskCoding, StoredMask, decode_mask
-from focalnet_jax.distributed.startup import is_first
-from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.tasks.segmentation.sources import PairSource
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,7 @@ class RelabelledPairs:
 def match_pairs(
     source: PairSource, known: Sequence[str] | None, outputs: int, *, data: str, model: str, advice: str
 ) -> PairSource:
-    """Returns `source` with the outputs of a model as the numbers of its masks.
-
-    Names are compared in lower case, without spaces, hyphens, underscores and apostrophes; several names of one class
-    are separated by commas. If the names of the outputs are unknown and their number is that of the classes, the
-    classes are assumed to be in the order of the outputs, and a line says so.
+    """Returns `source` with the outputs of a model as the numbers of its masks, see `match_names`.
 
     Args:
       source: images with masks.
@@ -89,47 +81,7 @@ def match_pairs(
       advice: what to do if classes do not match, for messages.
 
     Raises:
-      UserError: the model lacks a class, two classes of the data are the same output, or the outputs have no names and
-        another number than the classes.
+      UserError: the names do not match, see `match_names`.
     """
-    names = source.class_names
-    if not known:
-        if len(names) != outputs:
-            raise UserError(
-                f"the names of the {outputs} outputs of {model} are unknown, and {data} has {len(names)} classes: "
-                f"{advice}"
-            )
-        if is_first():
-            print(
-                f"note: the outputs of {model} have no names: they are taken for the {outputs} classes of {data} in "
-                f"their order ({abbreviated(names, 3)})"
-            )
-        return source
-    if tuple(names) == tuple(known):
-        return source
-    by_name: dict[str, list[int]] = {}
-    for output, name in enumerate(known):
-        for key in keys_of(name):
-            by_name.setdefault(key, []).append(output)
-    exact = {name: output for output, name in enumerate(known)}
-    found = [[exact[name]] if name in exact else _outputs(name, by_name) for name in names]
-    missing = [name for name, each in zip(names, found, strict=True) if len(each) != 1]
-    if missing:
-        count = f"{len(missing)} {'class' if len(missing) == 1 else 'classes'}"
-        raise UserError(
-            f"{data} has {count} that {model} lacks: {abbreviated(missing, _SHOWN)}; its {len(known)} classes are "
-            f"{abbreviated(known, _SHOWN)}: {advice}"
-        )
-    matched = tuple(each[0] for each in found)
-    for output in matched:
-        if matched.count(output) > 1:
-            same = [name for name, each in zip(names, matched, strict=True) if each == output]
-            raise UserError(f"the classes {' and '.join(same)} of {data} are both {known[output]} of {model}: {advice}")
-    if is_first():
-        print(f"{data}: {len(names)} of the {len(known)} classes of {model}, matched by name")
-    return RelabelledPairs(source, tuple(known), matched)
-
-
-def _outputs(name: str, by_name: dict[str, list[int]]) -> list[int]:
-    """Returns the outputs that have a name in common with a class."""
-    return sorted({output for key in keys_of(name) for output in by_name.get(key, [])})
+    matched = match_names(source.class_names, known, outputs, data=data, model=model, advice=advice)
+    return source if matched is None else RelabelledPairs(source, tuple(known), matched)

@@ -13,11 +13,11 @@ from flax import nnx
 from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.masks import IGNORED
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.baseline import Baseline
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
 from focalnet_jax.tasks.segmentation.losses import score_losses
-from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.tasks.segmentation.sources import PairSource
 from focalnet_jax.tasks.task import Metrics

@@ -23,6 +23,7 @@ from focalnet_jax.convert.weights import describe_non_finite
 from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_config, sides
 from focalnet_jax.data.segment_classes import read_segment_classes
 from focalnet_jax.errors import RunFailedError, UserError
@@ -34,7 +35,6 @@ from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.tasks.segmentation.host import resized_images
 from focalnet_jax.tasks.segmentation.inference import each_strip, scores
-from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
 from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
 from focalnet_jax.tasks.task import Activation

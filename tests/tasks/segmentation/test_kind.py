@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.segmentation import kind
-from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.training.optimizer import decay_scales, make_schedule
 

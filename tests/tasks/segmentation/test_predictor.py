@@ -16,6 +16,7 @@ from focalnet_jax import predict
 from focalnet_jax.convert.info import info_from_dict
 from focalnet_jax.convert.weights import checkpoint_info
 from focalnet_jax.data.masks import IGNORED, MaskCoding, decode_mask
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.demo.panels import block_panels, explain, prediction_panels
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import load_predictor
@@ -25,7 +26,6 @@ from focalnet_jax.tasks.segmentation.composites import DigitComposites
 from focalnet_jax.tasks.segmentation.figures import comparison_figure
 from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, legend_entries, with_legend
 from focalnet_jax.tasks.segmentation.overlap import Overlap
-from focalnet_jax.data.palette import class_colours
 from focalnet_jax.tasks.segmentation.shapes import Inference
 from focalnet_jax.visualize import __main__ as visualize
 from tests.commands import metrics

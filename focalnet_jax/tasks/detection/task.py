@@ -1,0 +1,259 @@
+"""The `Task` of object detection: detectors with the losses and the evaluation of mmdetection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import FrozenConfigDict
+
+from focalnet_jax.config import model_config, replaced
+from focalnet_jax.convert.load import Loaded
+from focalnet_jax.convert.load_detector import load_detector
+from focalnet_jax.data.class_lists import short_names
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.palette import class_colours
+from focalnet_jax.data.preprocessing import Normalization, from_config, normalization_in_words
+from focalnet_jax.data.source import check_class_count
+from focalnet_jax.distributed.startup import is_first
+from focalnet_jax.errors import UserError, abbreviated
+from focalnet_jax.model.heads.atss import ATSS, summarize_atss
+from focalnet_jax.model.precision import Precision, get_precision
+from focalnet_jax.model.summary import Summary
+from focalnet_jax.settings import MAIN
+from focalnet_jax.settings import detection as settings
+from focalnet_jax.tasks.detection.atss import ATSSMethod
+from focalnet_jax.tasks.detection.classes import match_source
+from focalnet_jax.tasks.detection.evaluated import AveragePrecision, padded_with_zeros
+from focalnet_jax.tasks.detection.figures import training_figure
+from focalnet_jax.tasks.detection.host import DetectionHost, make_host
+from focalnet_jax.tasks.detection.options import canvases_of, options_of
+from focalnet_jax.tasks.detection.sources import DetectionSource, open_detection_source
+from focalnet_jax.tasks.task import Metrics
+
+
+@dataclass(frozen=True)
+class Detection:
+    """`Task` of object detection on the data of a config.
+
+    Attributes:
+      config: resolved config.
+      host: transforms of images and boxes.
+      source: training examples, or None if a model is only evaluated or compiled.
+      evaluated: evaluations by the prefix of their metrics.
+    """
+
+    config: FrozenConfigDict
+    host: DetectionHost
+    source: DetectionSource | None
+    evaluated: Mapping[str, AveragePrecision]
+
+    name = "detection"
+    best_metric = settings.BEST_METRIC
+    backbone = "backbone/"
+    splits_batches = True
+    repeats = 1
+    balance = None
+
+    @classmethod
+    def of(
+        cls, config: FrozenConfigDict, source: DetectionSource | None = None, *, evaluated: bool = True
+    ) -> Detection:
+        """Returns the task of a resolved config. The arguments are described in `Kind.make_task`.
+
+        Raises:
+          UserError: evaluation examples cannot be opened, or the data has more classes than the model.
+        """
+        opened = {MAIN: open_detection_source(config.data, config.data.eval_split) if evaluated else None}
+        for each in (source, *opened.values()):
+            if each is not None:
+                check_class_count(each, config.model.num_classes)
+        return cls._with(config, source, opened)
+
+    @property
+    def groups(self) -> list[np.ndarray] | None:
+        """Groups of the training images with the same canvas."""
+        return None if self.source is None else canvases_of(self.config).groups(self.source.sizes)
+
+    def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
+        """Returns the weights at `path` as variables of the detector, see `load_detector`."""
+        chosen = {"evaluated": True} if evaluated else {"head": self.config.init_head, "seed": self.config.seed}
+        return load_detector(path, model_config(self.config), self.config.head.to_dict(), like, which=which, **chosen)
+
+    def start_fresh(self) -> Detection:
+        """Returns the task itself: outputs are the classes of the data, in their order."""
+        return self
+
+    def start_from(self, loaded: Loaded, path: str) -> Detection:
+        """Returns the task with its labels matched to the outputs of the weights, unless the outputs are new.
+
+        Prints a note if the weights were trained with another normalization of images.
+
+        Raises:
+          UserError: the data has classes that the weights lack.
+        """
+        ours, theirs = self._normalization, loaded.info.preprocessing
+        if is_first() and theirs is not None and theirs.normalization != ours:
+            print(
+                f"note: {path} was trained on images with {normalization_in_words(theirs.normalization)}; the run uses "
+                f"the config's {normalization_in_words(ours)}"
+            )
+        if loaded.info.classes == ():  # the last layers are new
+            return self
+        return self._matched(loaded.info.classes, path, "give --config.init_head=drop to train new last layers")
+
+    def continue_run(self, metadata: Mapping[str, Any], run: str) -> Detection:
+        """Returns the task with its labels matched to the outputs of a run.
+
+        Raises:
+          UserError: the data has classes that the run lacks.
+        """
+        return self._matched(metadata.get("classes"), run, "give the data of that run")
+
+    def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Detection:
+        """Returns the task with its labels matched to the outputs of the weights, and their normalization of images.
+
+        Raises:
+          UserError: the data has classes that the weights lack.
+        """
+        task = self._matched(loaded.info.classes, path, "evaluate data with its classes")
+        how, own = loaded.info.preprocessing, self._normalization
+        if how is None or how.normalization == own or {"data.mean", "data.std"} & set(named):
+            return task
+        if is_first():
+            print(
+                f"images are normalized as the weights were trained: {normalization_in_words(how.normalization)}; the "
+                "config has another normalization (to use it, give data.mean and data.std on the command line)"
+            )
+        data = {"data.mean": how.normalization.mean, "data.std": how.normalization.std}
+        opened = {name: each.source for name, each in task.evaluated.items()}
+        return self._with(replaced(task.config, data), task.source, opened)
+
+    @property
+    def _normalization(self) -> Normalization:
+        return from_config(self.config.data).normalization
+
+    def _matched(self, known: Sequence[str] | None, model: str, advice: str) -> Detection:
+        """Returns the task with its labels matched to the outputs that `known` names, see `match_source`."""
+        data, outputs = self.config.data, self.config.model.num_classes
+
+        def matched(source: DetectionSource | None, split: str) -> DetectionSource | None:
+            if source is None:
+                return None
+            return match_source(source, known, outputs, data=f"split {split}", model=model, advice=advice)
+
+        source = matched(self.source, data.train_split)
+        opened = {name: matched(each.source, data.eval_split) for name, each in self.evaluated.items()}
+        return self._with(self.config, source, opened)
+
+    @classmethod
+    def _with(
+        cls, config: FrozenConfigDict, source: DetectionSource | None, opened: Mapping[str, DetectionSource | None]
+    ) -> Detection:
+        """Returns the task with these training and evaluation examples.
+
+        Raises:
+          UserError: the evaluation examples have other classes than the training examples.
+        """
+        for each in opened.values():
+            if source is not None and each is not None and each.class_names != source.class_names:
+                raise UserError(
+                    f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected "
+                    f"those of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in their order"
+                )
+        options, method = options_of(config), method_of(config)
+        measured = {name: AveragePrecision(each, method, options) for name, each in opened.items()}
+        return cls(config, make_host(config), source, measured)
+
+    def metadata(self) -> dict[str, Any]:
+        """Returns `classes`, the names of the outputs."""
+        return {"classes": list(self.source.class_names)}
+
+    def banner(self) -> dict[str, str]:
+        """Returns the detector and its number of classes."""
+        outputs = self.config.model.num_classes
+        return {"model": f"{self.config.head.name}, {outputs} outputs"} | (
+            {} if self.source is None else {"data": f"{len(self.source.class_names)} classes"}
+        )
+
+    def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the arrays of `Augmentation.apply`, or of `DetectionHost.eval_example`, for a landscape image."""
+        canvas, slots = canvases_of(self.config), self.config.data.max_boxes
+
+        def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
+        spec = {
+            "image": array(jnp.uint8, canvas.short, canvas.long, 3),
+            "size": array(jnp.int32, 2),
+            "boxes": array(jnp.float32, slots, 4),
+            "labels": array(jnp.int32, slots),
+            "excess": array(jnp.int32),
+        }
+        return spec | ({"scale": array(jnp.float32, 4), "index": array(jnp.int32)} if evaluated else {})
+
+    def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> ATSS:
+        """Returns the detector with fresh parameters."""
+        model, head = model_config(self.config), self.config.head
+        return ATSS(
+            model,
+            model.num_classes,
+            precision=precision,
+            rngs=rngs,
+            platform=platform,
+            channels=head.channels,
+            convs=head.convs,
+        )
+
+    def summarize(self, model: ATSS | None = None) -> Summary:
+        """Returns the numbers of parameters and of multiply-accumulates per canvas."""
+        if model is None:
+            model = nnx.eval_shape(lambda: self.build_model(get_precision("float32"), nnx.Rngs(0), "cpu"))
+        canvas = canvases_of(self.config)
+        return summarize_atss(model, (canvas.short, canvas.long))
+
+    def facts(self) -> dict[str, int]:
+        """Returns the number of outputs, `num_classes`."""
+        return {"num_classes": self.config.model.num_classes}
+
+    def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
+        """Returns normalized `image` `[B, H, W, 3]` float32, whose padding is 0, the objects, and `Method.prepare`'s."""
+        images = padded_with_zeros(self.inputs(batch), batch["size"])
+        kept = {name: batch[name] for name in ("size", "boxes", "labels", "excess")}
+        batch = {"image": images, **kept}
+        return batch | method_of(self.config).prepare(batch)
+
+    def loss(self, model: ATSS, batch: Mapping[str, Any], keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Returns the mean loss of a batch, its parts, and the mean number of boxes that did not fit into the slots."""
+        loss, parts = method_of(self.config).loss(model, batch, keys)
+        return loss, parts | {"excess_boxes": jnp.mean(batch["excess"].astype(jnp.float32))}
+
+    def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Returns the normalized images `[B, H, W, 3]` float32 of a batch."""
+        return normalize(batch["image"], self._normalization)
+
+    def evaluations(self) -> dict[str, AveragePrecision]:
+        """Returns the evaluations by the prefix of their metrics. The evaluation "eval" uses `data.eval_split`."""
+        return dict(self.evaluated)
+
+    def show(self, batch: Mapping[str, Any], index: int) -> tuple[np.ndarray, list[str]]:
+        """Returns the image at `index` of a prepared batch with its boxes and names, and the number of objects."""
+        how = self._normalization
+        image = np.asarray(batch["image"][index])
+        pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
+        labels = np.asarray(batch["labels"][index])
+        boxes, labels = np.asarray(batch["boxes"][index])[labels >= 0], labels[labels >= 0]
+        names = tuple(short_names(self.source.class_names))
+        height, width = np.asarray(batch["size"][index])
+        caption = f"{len(labels)} object{'s' * (len(labels) != 1)}, {height}x{width}"
+        return training_figure(pixels, boxes, labels, names, class_colours(len(names))), [caption]
+
+
+def method_of(config: FrozenConfigDict) -> ATSSMethod:
+    """Returns how the detector of a config is trained and detects."""
+    return ATSSMethod(config.model.num_classes, options_of(config))
