@@ -72,10 +72,12 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.optimizer.weight_decay_scales = ()  # factors of weight decay; by default 1 for kernels, 0 for others
 
     config.schedule = ConfigDict()
-    # Decay after the warm-up: cosine, or poly, (1 - step / steps) ** power as in mmsegmentation, which also multiplies
-    # the warm-up
+    # Decay after the warm-up: cosine; poly, (1 - step / steps) ** power as in mmsegmentation, which also multiplies the
+    # warm-up; or step, drops as in mmdetection
     config.schedule.name = "cosine"
     config.schedule.power = 1.0  # of poly
+    config.schedule.drops = (9 / 12, 11 / 12)  # of step: fractions of the run after which the learning rate drops
+    config.schedule.drop_factor = 0.1  # of step: what the learning rate is multiplied by at each drop
     # Peak, not scaled by batch size; auto: depends on batch size and init_from, and adds a warm-up if none is set.
     config.schedule.learning_rate = number(1e-3)
     config.schedule.min_learning_rate = 1e-5

@@ -262,6 +262,22 @@ def _normalized(
     return info, with_leaves(params, named_leaves(params) | kernels), [note]
 
 
+def check_given(step: AnyPath, config: FocalNetConfig, name: str | None, options: Mapping[str, bool]) -> None:
+    """Raises `UserError` if the model in a checkpoint is not what the user named.
+
+    Args:
+      step: the checkpoint.
+      config: config of its backbone.
+      name: name of the variant that the user gave, or None.
+      options: options of the backbone that the user gave.
+    """
+    if name is not None and not is_variant(config, name, {"focal_windows": config.focal_windows}):
+        raise UserError(f"{step} contains {variant_of(config) or 'no released variant'}, not {name}: omit the name")
+    for key, value in options.items():
+        if getattr(config, key) != value:
+            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
+
+
 def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool], which: str | None) -> UPerNetWeights:
     check_which(step, which)
     with reading_metadata(step):
@@ -271,12 +287,7 @@ def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool
         _, config = model_from_metadata(metadata["model"])
         stored = metadata["head"] if "head" in metadata else metadata["config"]["head"]
         scales = heads_from_dict(stored).pool_scales
-    known = variant_of(config)
-    if name is not None and not is_variant(config, name, {"focal_windows": config.focal_windows}):
-        raise UserError(f"{step} contains {known or 'no released variant'}, not {name}: omit the name")
-    for key, value in options.items():
-        if getattr(config, key) != value:
-            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
+    check_given(step, config, name, options)
     with reading_metadata(step):
         item = weights_item(step)
         params, statistics = (read_arrays(step, each) for each in (item, _STATISTICS[item]))
@@ -288,4 +299,6 @@ def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool
         check_keys({key: tuple(leaf.shape) for key, leaf in wanted.items()}, shapes)
         variables = with_variables(config, heads, arrays)
     notes, info = (f"read from {step}",), checkpoint_info(metadata)
-    return UPerNetWeights(variables[0], config, known, "orbax", "float32", notes, info, (), variables[1], heads)
+    return UPerNetWeights(
+        variables[0], config, variant_of(config), "orbax", "float32", notes, info, (), variables[1], heads
+    )

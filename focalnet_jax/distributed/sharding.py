@@ -40,6 +40,7 @@ TENSOR_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)(decode|auxiliary)_head/.+/conv/kernel$", ()),
     (r"(^|/)(decode|auxiliary)_head/.+/bn/(scale|bias)$", ()),
     (r"(^|/)(decode|auxiliary)_head/conv_seg/(kernel|bias)$", ()),
+    (r"(^|/)(neck|(bbox|rpn|roi)_head)/(?!.*/(mean|var)$).+", ()),  # detectors
     (r"(^|/)(mean|var)$", ()),  # running statistics
 )
 _LEAST = (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-TASKS = ("classification", "segmentation")
+TASKS = ("classification", "segmentation", "detection")
 
 
 def task_of(config: Mapping[str, Any] | None) -> str:

@@ -1,9 +1,9 @@
-"""Optimizers, the learning rate and weight decay of each parameter, and the cosine schedule of the published recipe."""
+"""Optimizers, the learning rate and weight decay of each parameter, and the schedules of the published recipes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,14 +69,46 @@ def poly_schedule(
       total_steps: number of steps, including the warm-up.
     """
     decay = optax.polynomial_schedule(peak, minimum, power, total_steps)
-    ratio = warmup_start / peak if peak else 0.0
+    return _warmed(decay, warmup_start / peak if peak else 0.0, warmup_steps)
 
-    def schedule(step: Any) -> Any:
+
+def step_schedule(
+    *,
+    peak: float,
+    minimum: float,
+    drops: Sequence[float],
+    drop_factor: float,
+    warmup_start: float,
+    warmup_steps: int,
+    total_steps: int,
+) -> optax.Schedule:
+    """Returns a schedule whose rate is multiplied by a factor at some steps, with a linear warm-up, as in mmdetection.
+
+    Args:
+      peak: learning rate before the first drop.
+      minimum: smallest learning rate after the warm-up.
+      drops: fractions of the run after which the rate drops, such as 9/12 and 11/12 for drops after epochs 9 and 11
+        of 12.
+      drop_factor: factor of each drop.
+      warmup_start: learning rate of the first warm-up step.
+      warmup_steps: number of warm-up steps; 0 for no warm-up.
+      total_steps: number of steps, including the warm-up.
+    """
+    rates = [max(peak * drop_factor**count, minimum) for count in range(len(drops) + 1)]
+    constant = [optax.constant_schedule(rate) for rate in rates]
+    dropped = optax.join_schedules(constant, [round(share * total_steps) for share in sorted(drops)])
+    return _warmed(dropped, warmup_start / peak if peak else 0.0, warmup_steps)
+
+
+def _warmed(schedule: optax.Schedule, ratio: float, steps: int) -> optax.Schedule:
+    """Returns a schedule whose first steps are multiplied by factors that rise linearly from `ratio` to 1."""
+
+    def warmed(step: Any) -> Any:
         # In this form, a small ratio loses no digits in float32.
-        done = step / warmup_steps
-        return decay(step) * jnp.where(step < warmup_steps, done + (1 - done) * ratio, 1.0)
+        done = step / steps
+        return schedule(step) * jnp.where(step < steps, done + (1 - done) * ratio, 1.0)
 
-    return schedule if warmup_steps else decay
+    return warmed if steps else schedule
 
 
 def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int, first: int = 0) -> optax.Schedule:
@@ -88,8 +120,12 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int,
       total_steps: number of steps of the schedule.
       first: step at which the schedule begins.
     """
-    make = partial(poly_schedule, power=config.power) if config.name == "poly" else cosine_schedule
-    schedule = make(
+    makes = {
+        "cosine": cosine_schedule,
+        "poly": partial(poly_schedule, power=config.power),
+        "step": partial(step_schedule, drops=config.drops, drop_factor=config.drop_factor),
+    }
+    schedule = makes[config.name](
         peak=config.learning_rate,
         minimum=config.min_learning_rate,
         warmup_start=config.warmup_learning_rate,

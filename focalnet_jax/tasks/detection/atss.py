@@ -28,11 +28,16 @@ class ATSSMethod:
 
     Attributes:
       num_classes: number of classes K.
+      levels: number of levels of the head.
       options: thresholds and largest numbers of detections.
     """
 
     num_classes: int
+    levels: int
     options: Options
+
+    def _anchors(self, images: jax.Array) -> Anchors:
+        return Anchors(images.shape[1:3], self.levels)
 
     def prepare(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """Returns the targets of a global batch, and the weights of each image's losses.
@@ -40,7 +45,7 @@ class ATSSMethod:
         The losses of an image are sums over anchors times its weights, so that means over images are sums over the
         global batch divided by its number of positive anchors, or by the sum of their centerness.
         """
-        anchors = Anchors(batch["image"].shape[1:3])
+        anchors = self._anchors(batch["image"])
         each = jax.vmap(lambda *given: assign(anchors, *given, self.num_classes))
         targets = each(batch["boxes"], batch["labels"], batch["size"])
         size = len(batch["image"])
@@ -50,7 +55,7 @@ class ATSSMethod:
     def loss(self, model: ATSS, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Returns the mean loss of prepared images, and its parts: of classes, boxes and centerness."""
         logits, deltas, centerness = (_flat(levels) for levels in model(batch["image"], keys))
-        anchors = Anchors(batch["image"].shape[1:3])
+        anchors = self._anchors(batch["image"])
         focal, boxes, centre = image_losses(logits, deltas, centerness[..., 0], batch["targets"], anchors)
         parts = {
             "class_loss": jnp.mean(focal * batch["weight"]),
@@ -61,7 +66,7 @@ class ATSSMethod:
 
     def detect(self, model: ATSS, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch of normalized images, in pixels of the stored images."""
-        anchors = Anchors(batch["image"].shape[1:3])
+        anchors = self._anchors(batch["image"])
 
         def one(outputs: Any, size: jax.Array, scale: jax.Array) -> Detections:
             return detect(*outputs, size, scale, anchors, self.options)
@@ -88,7 +93,7 @@ def image_losses(
     """
     classes = logits.shape[-1]
     used, positive = targets.labels >= 0, (targets.labels >= 0) & (targets.labels < classes)
-    focal = optax.sigmoid_focal_loss(logits, jax.nn.one_hot(targets.labels, classes), _ALPHA, _GAMMA)
+    focal = optax.sigmoid_focal_loss(logits, jax.nn.one_hot(targets.labels, classes), alpha=_ALPHA, gamma=_GAMMA)
     focal = jnp.where(used[..., None], focal, 0).sum((1, 2))
     boxes = decode(jnp.asarray(anchors.boxes), deltas, _STDS)
     losses = jnp.where(positive, (1 - giou(boxes, targets.boxes)) * targets.centerness, 0).sum(axis=1)

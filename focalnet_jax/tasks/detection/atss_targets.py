@@ -13,7 +13,7 @@ import numpy as np
 from focalnet_jax.ops.boxes import grid_anchors, inside_padded, pairwise_iou
 from focalnet_jax.tasks.detection.options import PAD
 
-STRIDES = (8, 16, 32, 64, 128)
+FIRST_STRIDE = 8  # of the largest level; each further level has twice the stride
 _SCALE = 8  # side of an anchor in strides
 _CANDIDATES = 9  # anchors per level whose IoU decides the threshold of an object
 _CENTRE = 0.01  # smallest distance in pixels of the centre of a positive anchor from the sides of its box
@@ -43,14 +43,21 @@ class Anchors:
 
     Attributes:
       canvas: height and width of the padded images.
+      levels: number of levels.
     """
 
     canvas: tuple[int, int]
+    levels: int
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels per position of each level."""
+        return tuple(FIRST_STRIDE << level for level in range(self.levels))
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of the map of each level."""
-        return tuple(tuple(-(-side // stride) for side in self.canvas) for stride in STRIDES)
+        return tuple(tuple(-(-side // stride) for side in self.canvas) for stride in self.strides)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -60,13 +67,13 @@ class Anchors:
     @cached_property
     def boxes(self) -> np.ndarray:
         """The anchors of all levels, `[A, 4]` float32."""
-        levels = zip(self.sizes, STRIDES, strict=True)
+        levels = zip(self.sizes, self.strides, strict=True)
         return np.concatenate([grid_anchors(size, stride, [(_SCALE * stride,) * 2]) for size, stride in levels])
 
     def inside(self, size: jax.Array) -> jax.Array:
         """Returns which anchors are used for an image of height and width `size` `[2]`, `[A]` bool."""
         padded = -(-size // PAD) * PAD  # mmdetection uses no anchors outside of the padded image
-        levels = zip(self.sizes, STRIDES, strict=True)
+        levels = zip(self.sizes, self.strides, strict=True)
         return jnp.concatenate([inside_padded(each, stride, padded) for each, stride in levels])
 
 

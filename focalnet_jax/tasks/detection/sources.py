@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.instances import Instances
+from focalnet_jax.errors import UserError, suggest
 
 SOURCES = ("digits", "trees", "nuclei", "coco", "tfds")
 
@@ -42,3 +44,33 @@ class DetectionSource(Protocol):
 
     def ground_truth(self) -> dict[str, Any]:
         """Returns the annotations of the split as the content of a COCO file: images, annotations and categories."""
+
+
+def open_detection_source(
+    data: ConfigDict | FrozenConfigDict, split: str, *, training: bool = False
+) -> DetectionSource:
+    """Opens a split of the images with objects that a config's `data` section describes.
+
+    Args:
+      data: `source` (one of `SOURCES`), `path`, `cache`, `train_split`, `annotations`, `images` and `min_side`.
+      split: name of the split.
+      training: whether to leave out images without objects, and images with a side shorter than `min_side`.
+
+    Raises:
+      UserError: the source is unknown or cannot be opened.
+    """
+    name = data.source
+    if name in ("digits", "trees", "nuclei"):
+        for key in ("path", "annotations", "images"):
+            if data.get(key) is not None:
+                raise UserError(
+                    f"data.{key}={data.get(key)} is not used with data.source={name}: remove it, or set another source"
+                )
+    if name == "digits":
+        from focalnet_jax.tasks.detection.composites import DigitBoxes
+
+        return DigitBoxes(split)
+    raise UserError(
+        f"data.source={name!r} has no boxes; expected {', '.join(SOURCES)} for config.task=detection."
+        f"{suggest(str(name), SOURCES)}"
+    )

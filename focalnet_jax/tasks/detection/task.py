@@ -13,6 +13,7 @@ from flax import nnx
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import model_config, replaced
+from focalnet_jax.convert.detectors import build_detector, head_from_dict
 from focalnet_jax.convert.load import Loaded
 from focalnet_jax.convert.load_detector import load_detector
 from focalnet_jax.data.class_lists import short_names
@@ -82,8 +83,9 @@ class Detection:
 
     def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
         """Returns the weights at `path` as variables of the detector, see `load_detector`."""
-        chosen = {"evaluated": True} if evaluated else {"head": self.config.init_head, "seed": self.config.seed}
-        return load_detector(path, model_config(self.config), self.config.head.to_dict(), like, which=which, **chosen)
+        chosen = {"evaluated": True} if evaluated else {"init": self.config.init_head, "seed": self.config.seed}
+        head = head_from_dict(self.config.head.to_dict())
+        return load_detector(path, model_config(self.config), head, like, which=which, **chosen)
 
     def start_fresh(self) -> Detection:
         """Returns the task itself: outputs are the classes of the data, in their order."""
@@ -199,16 +201,8 @@ class Detection:
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> ATSS:
         """Returns the detector with fresh parameters."""
-        model, head = model_config(self.config), self.config.head
-        return ATSS(
-            model,
-            model.num_classes,
-            precision=precision,
-            rngs=rngs,
-            platform=platform,
-            channels=head.channels,
-            convs=head.convs,
-        )
+        head = head_from_dict(self.config.head.to_dict())
+        return build_detector(model_config(self.config), head, precision=precision, rngs=rngs, platform=platform)
 
     def summarize(self, model: ATSS | None = None) -> Summary:
         """Returns the numbers of parameters and of multiply-accumulates per canvas."""
@@ -222,7 +216,7 @@ class Detection:
         return {"num_classes": self.config.model.num_classes}
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns normalized `image` `[B, H, W, 3]` float32, whose padding is 0, the objects, and `Method.prepare`'s."""
+        """Returns the batch with normalized images `[B, H, W, 3]` float32, whose padding is 0, and its targets."""
         images = padded_with_zeros(self.inputs(batch), batch["size"])
         kept = {name: batch[name] for name in ("size", "boxes", "labels", "excess")}
         batch = {"image": images, **kept}
@@ -256,4 +250,5 @@ class Detection:
 
 def method_of(config: FrozenConfigDict) -> ATSSMethod:
     """Returns how the detector of a config is trained and detects."""
-    return ATSSMethod(config.model.num_classes, options_of(config))
+    levels = len(model_config(config).depths) + 1  # one for each stage but the first, and two more
+    return ATSSMethod(config.model.num_classes, levels, options_of(config))

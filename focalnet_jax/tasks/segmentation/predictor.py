@@ -12,11 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict, FrozenConfigDict
 
-from focalnet_jax.checkpoint.steps import read_metadata
-from focalnet_jax.config import default_config, flatten, replaced
-from focalnet_jax.convert.opened import Step, open_weights
 from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.upernet import abstract_upernet, heads_from_shapes, upernet_of
 from focalnet_jax.convert.weights import describe_non_finite
@@ -33,6 +29,7 @@ from focalnet_jax.model.jitted import jitted
 from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.tasks.run_configs import fitted_box, run_config
 from focalnet_jax.tasks.segmentation.host import resized_images
 from focalnet_jax.tasks.segmentation.inference import each_strip, scores
 from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
@@ -177,7 +174,7 @@ def load_segmenter(
         raise UserError(f"{classes} has {len(listed.names)} classes; expected {outputs}, one for each output of {path}")
     names = output_names(outputs, info.classes if listed is None else listed.names)
     palette = info.palette if listed is None or listed.palette is None else listed.palette
-    config = _run_config(path, which)
+    config = run_config("segmentation", path, which)
     how = from_config(config.data)
     if info.preprocessing is not None:
         how = dataclasses.replace(how, normalization=info.preprocessing.normalization)
@@ -187,22 +184,6 @@ def load_segmenter(
     assumed = "preprocessing" if info.preprocessing is None else "the size of images" if info.box is None else ""
     if image_size is not None:
         how = how.at(sides(image_size))
-        inference = dataclasses.replace(inference, box=_fitting(image_size, inference.box))
+        inference = dataclasses.replace(inference, box=fitted_box(image_size, inference.box))
     model = upernet_of(weights, dtype)
     return Segmenter(model, tuple(names), class_colours(outputs, palette), how, inference, assumed)
-
-
-def _fitting(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """Returns the box of a size: the given sides, or `box` scaled so that its shorter side has the given length."""
-    if isinstance(size, int):
-        return max(box) * size // min(box), size
-    return max(size), min(size)
-
-
-def _run_config(path: str | Path, which: str | None) -> FrozenConfigDict:
-    """Returns the config of the run that wrote the weights, or the defaults; a key that it lacks has its default."""
-    default = default_config("segmentation")
-    opened = open_weights(path, which)
-    stored = read_metadata(opened.path).get("config", {}) if isinstance(opened, Step) else {}
-    known, values = flatten(default), flatten(ConfigDict(dict(stored)))
-    return replaced(default, {key: value for key, value in values.items() if key in known})

@@ -1,0 +1,123 @@
+"""Loads the weights at a path into a detector: those of a detector, or those of a FocalNet as its backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from focalnet_jax.convert.adapt import check_adaptable
+from focalnet_jax.convert.detectors import TASK, DetectorHead, DetectorWeights
+from focalnet_jax.convert.load import Loaded, load_backbone, warn_non_finite
+from focalnet_jax.convert.mapping import check_keys
+from focalnet_jax.convert.read_detector import read_detector
+from focalnet_jax.convert.read_upernet import weights_task
+from focalnet_jax.convert.start import Start
+from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
+from focalnet_jax.parameters import named_leaves, nested
+
+# Last layers of the heads, whose numbers of outputs depend on the number of classes.
+_CLASSIFIERS = ("bbox_head/atss_cls/",)
+
+
+def is_detector(path: str | Path, which: str | None = None) -> bool:
+    """Returns whether the weights at `path` are a detector's. The errors are those of `read_weights`."""
+    return weights_task(path, which) == TASK
+
+
+def read_detector_start(path: str, which: str | None, canvas: tuple[int, int]) -> Start:
+    """Returns the architecture, canvas and class names stored with the weights of a detector.
+
+    Args:
+      path: see `read_weights`.
+      which: see `read_weights`.
+      canvas: height and width of the canvas, if it is not stored.
+    """
+    weights = read_detector(path, which=which)
+    how = weights.info.preprocessing
+    size = canvas if how is None or weights.info.normalization_only else how.size
+    return Start(weights.name, weights.config, size, weights.info.classes)
+
+
+def load_detector(
+    path: str,
+    config: FocalNetConfig,
+    head: DetectorHead,
+    like: Any,
+    *,
+    init: str = "keep",
+    evaluated: bool = False,
+    seed: int = 0,
+    which: str | None = None,
+) -> Loaded:
+    """Returns the weights at `path` as variables of a detector.
+
+    Variables that the weights lack are missing in the result, and the caller initialises them: the last layers of the
+    head with `init` "drop"; neck, head and the norms of the backbone's outputs if the weights are a FocalNet's.
+
+    Args:
+      path: path of the weights, see `load_model`.
+      config: config of the backbone, with the number of classes.
+      head: options of neck and head.
+      like: the model's variables, `params` and `statistics`, as arrays or shapes. The result has the same shardings.
+      init: "keep" or "drop" the last layers.
+      evaluated: whether the model is only evaluated. Then the weights must have all variables.
+      seed: seed of initialised parameters of the backbone.
+      which: selection among several weights, see `read_weights`.
+
+    Raises:
+      UserError: `path` has no readable weights, or the weights do not fit the model.
+    """
+    if init not in ("keep", "drop"):
+        raise UserError(f"init_head={init} is for classifiers of ImageNet; expected keep or drop for detection")
+    if not is_detector(path, which):
+        if evaluated:
+            raise UserError(
+                f"{path} has no detector: train detection from these weights with --config.init_from={path}, or "
+                "evaluate weights of detection"
+            )
+        return load_backbone(path, config, like.params, "backbone/", seed=seed, which=which)
+    weights = read_detector(path, which=which)
+    check_adaptable(weights.config, dataclasses.replace(config, num_classes=weights.config.num_classes), surgery=False)
+    _check_head(weights, config, head, init, evaluated=evaluated)
+    leaves, info, notes = named_leaves(weights.params), weights.info, list(weights.notes)
+    if init == "drop" and not evaluated:
+        leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith(_CLASSIFIERS)}
+        notes.append(f"a new last layer for {config.num_classes} classes")
+        info = dataclasses.replace(info, classes=(), words=None)
+    warn_non_finite(path, weights.params)
+    params, statistics = (
+        _placed(tree, wanted, whole=evaluated or init == "keep")
+        for tree, wanted in ((leaves, like.params), (named_leaves(weights.statistics), like.statistics))
+    )
+    source = f"{path} ({'; '.join((weights.format, weights.dtype, *notes))})"
+    return Loaded(params, source, info, statistics)
+
+
+def _check_head(
+    weights: DetectorWeights, config: FocalNetConfig, head: DetectorHead, init: str, *, evaluated: bool
+) -> None:
+    """Raises `UserError` if the heads of the weights and of the model differ."""
+    for key, wanted in head.to_dict().items():
+        if (given := getattr(weights.head, key)) != wanted:
+            raise UserError(
+                f"the weights do not fit the model: head.{key} is {given} in the weights and {wanted} in the model: "
+                f"give --config.head.{key}={given}"
+            )
+    given, wanted = weights.config.num_classes, config.num_classes
+    if (evaluated or init == "keep") and given != wanted:
+        advice = "" if evaluated else ", or --config.init_head=drop to train a new last layer"
+        raise UserError(
+            f"the weights have {given} classes, the model {wanted}: give --config.model.num_classes={given}{advice}"
+        )
+
+
+def _placed(leaves: dict[str, Any], like: Any, *, whole: bool) -> Any:
+    """Returns the arrays with the shardings of `like`, which must have the same names if `whole`."""
+    wanted = named_leaves(like)
+    shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items() if whole or name in leaves}
+    check_keys(shapes, {name: tuple(leaf.shape) for name, leaf in leaves.items()})
+    return nested({name: jax.device_put(leaf, wanted[name].sharding) for name, leaf in leaves.items()})

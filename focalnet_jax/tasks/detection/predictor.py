@@ -1,0 +1,184 @@
+"""Detects objects in images, with a trained detector."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from focalnet_jax.config import replaced
+from focalnet_jax.convert.detectors import TASK, detector_of
+from focalnet_jax.convert.read_detector import read_detector
+from focalnet_jax.convert.weights import describe_non_finite
+from focalnet_jax.data.class_files import read_classes
+from focalnet_jax.data.class_lists import output_names, short_names
+from focalnet_jax.data.geometry import resize
+from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.palette import class_colours
+from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_config
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.model.focalnet import Backbone
+from focalnet_jax.model.heads.atss import ATSS
+from focalnet_jax.model.jitted import jitted
+from focalnet_jax.tasks.detection.evaluated import padded_with_zeros
+from focalnet_jax.tasks.detection.host import resized_image
+from focalnet_jax.tasks.detection.method import Method
+from focalnet_jax.tasks.detection.options import Options, options_of
+from focalnet_jax.tasks.detection.prediction import DetectionPrediction
+from focalnet_jax.tasks.detection.task import method_of
+from focalnet_jax.tasks.run_configs import fitted_box, run_config
+from focalnet_jax.tasks.task import Activation
+
+_SHOWN = 0.3  # smallest score of boxes that are drawn
+
+
+@dataclass(frozen=True)
+class Detector:
+    """`Predictor` of a detector, with the class names and preprocessing stored with its weights.
+
+    Several threads may call the methods at the same time.
+
+    Attributes:
+      model: the model.
+      labels: names of the K classes.
+      preprocessing: normalization, and the size that `visualize` draws images in.
+      options: sizes that images are resized to, and thresholds.
+      method: detects objects.
+      assumed: parts of the preprocessing that are not stored with the weights, in words.
+    """
+
+    model: ATSS
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    options: Options
+    method: Method
+    assumed: str = ""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The FocalNet inside the model."""
+        return self.model.backbone
+
+    @cached_property
+    def description(self) -> str:
+        """Numbers of parameters and classes, and the size of the inputs, in words."""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param))) / 1e6
+        fitted = f"images resized to fit into {self.options.box[0]}x{self.options.box[1]} pixels"
+        return f"with a detector {parameters:.3g} M parameters, {len(self.labels)} classes, {fitted}"
+
+    def describe_preprocessing(self) -> str:
+        """Returns the sizes that images are resized to, and the normalization, in words."""
+        return fit_in_words(self.options.box, self.preprocessing.normalization)
+
+    def portable(self) -> nnx.Module:
+        """Raises `UserError`: detections have no logits of fixed meaning."""
+        raise UserError("export writes classifiers and segmentation models; these are weights of detection")
+
+    def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
+        """Raises `UserError`, see `portable`."""
+        raise UserError("export writes classifiers and segmentation models; these are weights of detection")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Short and distinct names of the classes, for figures and one-line messages."""
+        return tuple(short_names(self.labels))
+
+    def check_head(self, path: str | Path) -> None:
+        """Does nothing: a detector always has a head."""
+
+    def transform(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image `[H, W, 3]` uint8 resized as in an evaluation, without padding, `[h, w, 3]` uint8."""
+        return resize(image, self.options.size(*image.shape[:2]))
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
+        return normalize(images, self.preprocessing.normalization)
+
+    def detections(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns boxes `[n, 4]`, classes `[n]` and scores `[n]` in an image `[H, W, 3]` uint8, the best first.
+
+        Raises:
+          RunFailedError: an output is NaN or infinite.
+        """
+        batch = {name: array[None] for name, array in resized_image(image, self.options).items()}
+        found, finite = _detect(self.model, batch, self.method, self.options)
+        if not finite:
+            raise RunFailedError("the outputs are NaN or infinite; the weights may have diverged: use other weights")
+        boxes, scores, labels = (np.asarray(each[0]) for each in (found.boxes, found.scores, found.labels))
+        used = labels >= 0
+        return boxes[used], labels[used], scores[used]
+
+    def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[DetectionPrediction]:
+        """Returns the prediction for each image `[H, W, 3]` uint8. Raises the errors of `detections`."""
+        colours = class_colours(len(self.labels))
+        return [
+            DetectionPrediction(*self.detections(image), self.labels, self.names, colours, _SHOWN, topk)
+            for image in images
+        ]
+
+    def activations(self, images: jax.Array, topk: int) -> list[Activation]:
+        """Returns an empty list: detection has no class activation maps."""
+        return []
+
+
+@partial(jitted, static_argnums=(2, 3))
+def _detect(model: ATSS, batch: Mapping[str, jax.Array], method: Method, options: Options) -> tuple:
+    """Returns the detections of a batch, and whether all outputs are finite."""
+    images = padded_with_zeros(normalize(batch["image"], options.normalization), batch["size"])
+    finite = jnp.stack([jnp.isfinite(each).all() for each in jax.tree.leaves(model(images))]).all()
+    return method.detect(model, {**batch, "image": images}), finite
+
+
+def load_predictor(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dtype: str = "float32",
+    options: Mapping[str, bool] | None = None,
+    which: str | None = None,
+    classes: str | Path | None = None,
+) -> Detector:
+    """Returns the detector with the weights at `path`, and the class names stored with them.
+
+    Args:
+      path: path of the weights, see `read_detector`.
+      name: name of the variant; recognised by default.
+      image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
+        either orientation; by default those of the run's evaluation.
+      dtype: precision policy.
+      options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
+      which: selection among several weights.
+      classes: a file with the names of the classes, one per line; by default the names stored with the weights.
+
+    Raises:
+      UserError: there are no weights, they do not fit the arguments, or the numbers of `classes` and outputs differ.
+      RunFailedError: the checkpoint is damaged, or a weight is NaN or infinite.
+    """
+    weights = read_detector(path, name, options, which=which)
+    if broken := describe_non_finite((weights.params, weights.statistics)):
+        raise RunFailedError(f"{path}: {broken}; the weights have diverged: use other weights")
+    outputs, info = weights.config.num_classes, weights.info
+    listed = None if classes is None else read_classes(classes)
+    if listed is not None and len(listed) != outputs:
+        raise UserError(f"{classes} has {len(listed)} classes; expected {outputs}, one for each output of {path}")
+    stored = run_config(TASK, path, which)
+    head = {f"head.{key}": value for key, value in weights.head.to_dict().items()}
+    config = replaced(stored, head | {"model.num_classes": outputs})
+    how, found = from_config(config.data), options_of(config)
+    if info.preprocessing is not None:
+        how = dataclasses.replace(how, normalization=info.preprocessing.normalization)
+    found = dataclasses.replace(found, normalization=how.normalization, exact=True)  # images come one by one
+    if image_size is not None:
+        found = dataclasses.replace(found, box=fitted_box(image_size, found.box))
+    method = dataclasses.replace(method_of(config), levels=len(weights.config.depths) + 1, options=found)
+    names = tuple(output_names(outputs, info.classes if listed is None else listed))
+    assumed = "preprocessing" if info.preprocessing is None else ""
+    return Detector(detector_of(weights, dtype), names, how, found, method, assumed)
