@@ -13,6 +13,7 @@ from flax import nnx
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.checkpoint.weights import read_arrays, weights_item
 from focalnet_jax.convert.candidates import Candidate
+from focalnet_jax.convert.checkpoint_metadata import check_which, checkpoint_info, reading_metadata
 from focalnet_jax.convert.class_names import class_names_of, palette_of
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, classes_in_config, options_in_config
@@ -33,7 +34,7 @@ from focalnet_jax.convert.upernet import (
     heads_from_shapes,
     with_variables,
 )
-from focalnet_jax.convert.weights import check_which, checkpoint_info, dtypes_of, reading_metadata
+from focalnet_jax.convert.weights import dtypes_of
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config

@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from focalnet_jax import predict
+from focalnet_jax.convert.checkpoint_metadata import checkpoint_info
 from focalnet_jax.convert.info import info_from_dict
-from focalnet_jax.convert.weights import checkpoint_info
 from focalnet_jax.data.masks import IGNORED, MaskCoding, decode_mask
 from focalnet_jax.demo.panels import block_panels, explain, prediction_panels
 from focalnet_jax.errors import RunFailedError, UserError
