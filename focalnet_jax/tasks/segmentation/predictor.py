@@ -32,12 +32,12 @@ from focalnet_jax.model.jitted import jitted
 from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.tasks.segmentation.host import resized_images
 from focalnet_jax.tasks.segmentation.inference import each_strip, scores
 from focalnet_jax.tasks.segmentation.palette import class_colours
 from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
 from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
-from focalnet_jax.tasks.task import Activation
 
 
 @dataclass(frozen=True)
