@@ -83,7 +83,8 @@ class Predictor(Protocol):
     def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
         """Returns logits `[B, ..., K]` float32 for normalized images `[B, h, w, 3]`, the result of an exported model.
 
-        JAX traces this method. `model` is `model` or `portable` with its values.
+        JAX traces this method. The argument `model` is the attribute `model`, or the result of `portable` with the
+        values of `model`.
         """
 
     def transform(self, image: np.ndarray) -> np.ndarray:
@@ -93,7 +94,7 @@ class Predictor(Protocol):
         """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
 
     def predictions(self, images: Sequence[np.ndarray], topk: int) -> Sequence[Prediction]:
-        """Returns one prediction for each image `[H, W, 3]` uint8, whose line has at most `topk` names."""
+        """Returns one prediction for each image `[H, W, 3]` uint8. Lines have at most `topk` names."""
 
     def activations(self, images: jax.Array, topk: int) -> Sequence[Activation]:
         """Returns activation maps of the `topk` most probable classes for one normalized image `[1, h, w, 3]`.

@@ -100,7 +100,8 @@ class Task(Protocol):
 
         Args:
           path: path of the weights, in any format.
-          like: the model's variables, `params` and `statistics`, as arrays or shapes, whose shardings the result has.
+          like: the model's variables, `params` and `statistics`, as arrays or shapes. The result has the same
+            shardings.
           which: selection among several weights in the file.
           evaluated: whether to evaluate the weights. Otherwise they start a run: `init_head` applies, and variables
             that the result lacks are initialised.
@@ -182,8 +183,8 @@ class Kind(Protocol):
     ) -> FrozenConfigDict:
         """Returns the config for evaluating a checkpoint of a run.
 
-        Keys of the task that select the evaluation examples get the values of the run where the evaluation would
-        otherwise include training examples. A task without such keys returns `config`.
+        If the evaluation would otherwise include training examples, the keys that select evaluation examples get their
+        values from the run. A task without such keys returns `config`.
 
         Args:
           config: config of the evaluation.

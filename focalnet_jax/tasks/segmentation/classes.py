@@ -21,7 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class RelabelledPairs:
-    """Images with masks whose numbers are outputs of a model. It also has all other attributes of its source.
+    """Images with masks that store outputs of a model. All other attributes are those of `source`.
 
     Attributes:
       source: the images with masks.
@@ -45,7 +45,7 @@ class RelabelledPairs:
 
     @cached_property
     def palette(self) -> np.ndarray | None:
-        """Colours of the outputs `[K, 3]` uint8, grey for outputs without a class in the source; or None."""
+        """Colours of the outputs `[K, 3]` uint8, grey for outputs that the source lacks; None without any colours."""
         if self.source.palette is None:
             return None
         colours = np.full((len(self.class_names), 3), 128, np.uint8)
@@ -74,11 +74,11 @@ class RelabelledPairs:
 def match_pairs(
     source: PairSource, known: Sequence[str] | None, outputs: int, *, data: str, model: str, advice: str
 ) -> PairSource:
-    """Returns `source` with the outputs of a model as the numbers of its masks.
+    """Returns `source` with masks that store the outputs of a model, matched by the names of the classes.
 
     Names are compared in lower case, without spaces, hyphens, underscores and apostrophes; several names of one class
-    are separated by commas. If the names of the outputs are unknown and their number is that of the classes, the
-    classes are assumed to be in the order of the outputs, and a line says so.
+    are separated by commas. If the names of the outputs are unknown, and the numbers of outputs and classes are equal,
+    the classes are assumed to be in the order of the outputs, and a note reports it.
 
     Args:
       source: images with masks.
@@ -89,8 +89,8 @@ def match_pairs(
       advice: what to do if classes do not match, for messages.
 
     Raises:
-      UserError: the model lacks a class, two classes of the data are the same output, or the outputs have no names and
-        another number than the classes.
+      UserError: the model lacks a class; two classes of the data match the same output; or the outputs have no names,
+        and the numbers of outputs and classes differ.
     """
     names = source.class_names
     if not known:
@@ -101,8 +101,8 @@ def match_pairs(
             )
         if is_first():
             print(
-                f"note: the outputs of {model} have no names: they are taken for the {outputs} classes of {data} in "
-                f"their order ({abbreviated(names, 3)})"
+                f"note: the outputs of {model} have no names; they are assumed to be the {outputs} classes of {data}, "
+                f"in this order: {abbreviated(names, 3)}"
             )
         return source
     if tuple(names) == tuple(known):
@@ -117,14 +117,16 @@ def match_pairs(
     if missing:
         count = f"{len(missing)} {'class' if len(missing) == 1 else 'classes'}"
         raise UserError(
-            f"{data} has {count} that {model} lacks: {abbreviated(missing, _SHOWN)}; its {len(known)} classes are "
-            f"{abbreviated(known, _SHOWN)}: {advice}"
+            f"{data} has {count} that {model} lacks: {abbreviated(missing, _SHOWN)}; the {len(known)} classes of the "
+            f"model are {abbreviated(known, _SHOWN)}: {advice}"
         )
     matched = tuple(each[0] for each in found)
     for output in matched:
         if matched.count(output) > 1:
             same = [name for name, each in zip(names, matched, strict=True) if each == output]
-            raise UserError(f"the classes {' and '.join(same)} of {data} are both {known[output]} of {model}: {advice}")
+            raise UserError(
+                f"the classes {' and '.join(same)} of {data} both match {known[output]} of {model}: {advice}"
+            )
     if is_first():
         print(f"{data}: {len(names)} of the {len(known)} classes of {model}, matched by name")
     return RelabelledPairs(source, tuple(known), matched)

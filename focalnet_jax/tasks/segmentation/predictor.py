@@ -156,8 +156,9 @@ def load_segmenter(
     Args:
       path: path of the weights, see `read_upernet`.
       name: name of the variant; recognised by default.
-      image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
-        either orientation; by default those of the run's evaluation, else of the original's.
+      image_size: pixels of the shorter side of resized images, or the sides (height, width) of a box that resized
+        images fit into in either orientation. The default is the box of the run's evaluation, or else of the
+        original's.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
       which: selection among several weights.
