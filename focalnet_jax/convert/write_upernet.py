@@ -154,12 +154,12 @@ def _format_notes(weights: UPerNetWeights, destination: Path, format: str) -> It
     if format == "huggingface":
         yield (
             "transformers' FocalNetBackbone returns other maps: load with "
-            "AutoModelForSemanticSegmentation.from_pretrained("
-            f"DIR, trust_remote_code=True), which uses {_CODE}.py in the directory"
+            "AutoModelForSemanticSegmentation.from_pretrained(DIR, trust_remote_code=True), which "
+            f"uses {_CODE}.py in the directory"
         )
         box = weights.info.box
         fit = f"{box[0]}x{box[1]} pixels" if box else "the size of the training"
-        yield f"{PREPROCESSOR} does not resize images: first resize them to fit into {fit}"
+        yield f"{PREPROCESSOR} does not resize images: first resize the images to fit into {fit}"
         return
     heads = weights.heads
     channels = f"channels={heads.channels}, pool_scales={heads.pool_scales}"
