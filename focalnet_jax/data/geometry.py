@@ -37,7 +37,7 @@ class Placement:
       full: height and width of the whole resized image.
       top: first row of the crop in the resized image.
       left: first column of the crop.
-      size: height and width of the crop, which lies inside the resized image.
+      size: height and width of the crop, which is inside the resized image.
       mirrored: whether the crop is mirrored left to right.
     """
 

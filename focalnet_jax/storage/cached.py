@@ -235,7 +235,7 @@ class CachedFolder:
         others = sum(copy.missing_bytes() for copy in beside)
         missing, free = self.missing_bytes(), shutil.disk_usage(self._cache).free
         if missing + others > free:
-            also = f", besides the {shown_size(others)} that other data need," if others else ""
+            also = f", in addition to {shown_size(others)} for other data," if others else ""
             raise UserError(
                 f"{self.address} needs {shown_size(missing)} more in {self._key}={self._cache}{also} but its disk has "
                 f"only {shown_size(free)} free: set {self._key} to a folder on a larger disk, or mount the bucket "

@@ -66,7 +66,7 @@ def test_the_disk_must_hold_all_data_of_a_process(folder, here, tmp_path, monkey
     first.need({"part-0": 1, "part-1": 1, "part-2": 1})
     second = cached.cached_folder(to_path("gs://bucket/cached/second"), tmp_path, "data.cache")
     second.list()
-    with pytest.raises(UserError, match=r"needs 0.0 MB more in data.cache=.*, besides the 0.0 MB that other data need"):
+    with pytest.raises(UserError, match=r"needs 0.0 MB more in data.cache=.*, in addition to 0.0 MB for other data"):
         second.need({"file": 1})
 
 

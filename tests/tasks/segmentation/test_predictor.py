@@ -41,7 +41,7 @@ def segmenter(segmented):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Three validation images as files, of which two are resized; returns the paths by name."""
+    """Writes three validation images, two of them resized, as files; returns the paths by name."""
     folder, source = tmp_path_factory.mktemp("pictures"), DigitComposites("val")
     for index, (name, size) in enumerate({"square.png": (64, 64), "wide.png": (130, 97), "tiny.png": (1, 1)}.items()):
         Image.fromarray(source[index][0]).resize(size).save(folder / name)
