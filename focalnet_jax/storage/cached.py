@@ -278,8 +278,8 @@ class CachedFolder:
 
 
 @contextmanager
-def in_words_of(copy: CachedFolder) -> Iterator[None]:
-    """Context manager whose errors name addresses in the bucket instead of the local folder and its parent."""
+def errors_name_bucket(copy: CachedFolder) -> Iterator[None]:
+    """Context manager in which errors name addresses in the bucket instead of the local folder and its parent."""
     try:
         yield
     except (UserError, RunFailedError) as error:

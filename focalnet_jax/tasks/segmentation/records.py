@@ -59,7 +59,7 @@ class PairRecords:
         self.records = TfdsRecords(path, split, cache, check, encoded=("image", "mask", "instances"))
         card = {}
         if (self.records.folder / CARD).is_file():
-            with self.records.in_words_of_the_bucket():
+            with self.records.errors_name_bucket():
                 card = read_card(self.records.folder / CARD, fingerprint=str)
         stated = card.get("reduce_zero_label", False)
         reduce = stated if reduce_zero_label is None else reduce_zero_label
