@@ -1,4 +1,4 @@
-"""Measures how fast images and masks are read for segmentation, beside mmsegmentation: see benchmarks/input.py."""
+"""Compares how fast this package and mmsegmentation read images and masks, see benchmarks/input.py."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RECIPE = Augmentation()
 
 
 def write_pairs(folder: Path, size: tuple[int, int]) -> None:
-    """Writes JPEGs and masks as PNG: mosaics of photos in scikit-learn and scikit-image, and their brightness."""
+    """Writes JPEGs (mosaics of photos in scikit-learn and scikit-image) and PNG masks made from their brightness."""
     from skimage import data as photos
     from sklearn.datasets import load_sample_images
 
@@ -65,7 +65,7 @@ class Pairs:
 
 
 def ours(folder: Path, batches: int) -> Iterator[np.ndarray]:
-    """Yields batches of this package's loader, which one thread reads."""
+    """Yields batches of this package's loader with one reading thread."""
     host, reading = SegmentationHost(_RECIPE, MaskCoding(16)), ReadOptions(threads=1)
     for batch in train_batches(
         Pairs(folder), host, batch_size=BATCH, seed=0, start_step=0, end_step=batches, reading=reading
@@ -74,7 +74,7 @@ def ours(folder: Path, batches: int) -> Iterator[np.ndarray]:
 
 
 def mmsegs(folder: Path, batches: int) -> Iterator[list[Any]]:
-    """Yields batches of a torch DataLoader with the transforms of mmsegmentation's ADE20K recipe, without processes."""
+    """Yields batches of a torch DataLoader without workers, with the transforms of mmsegmentation's ADE20K recipe."""
     import cv2
     import torch
 
@@ -118,7 +118,7 @@ def mmsegs(folder: Path, batches: int) -> Iterator[list[Any]]:
 
 
 def measure(batches: int, rounds: int) -> None:
-    """Measures both, in turns, and prints images per second of processor time. The last line is one JSON object."""
+    """Measures both loaders in turns; prints images per second of processor time. The last line is one JSON object."""
     need("skimage")
     sides: dict[str, Callable[[Path, int], Iterator[Any]]] = {"ours": ours}
     if importlib.util.find_spec("mmseg"):

@@ -17,7 +17,7 @@ from benchmarks.side_by_side import Comparison, Timed, our_step, timed_steps, wo
 from focalnet_jax.programs.config_files import load_config
 
 SIZE, CLASSES = 512, 150
-_OWN = ("--config.data.path=none", "--config.init_from=none", "--config.init_head=auto")  # noise, new weights
+_OWN = ("--config.data.path=none", "--config.init_from=none", "--config.init_head=auto")  # noise as data, new weights
 
 
 def load_segmentation(model: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
@@ -43,7 +43,7 @@ def noise(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> Timed:
-    """Returns functions that run a number of steps of the recipe, in training or inference, and return the seconds.
+    """Returns functions that run a number of steps of training or inference, and return the seconds that they take.
 
     Inference returns the class of every pixel.
     """
@@ -66,11 +66,11 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> Ti
 
 
 def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> Timed:
-    """Returns such functions for mmsegmentation's UPerNet in channels last, with AdamW, without stochastic depth."""
+    """Returns the functions of `ours` for mmsegmentation's UPerNet: channels last, AdamW, no stochastic depth."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about operations that mmcv-lite lacks
+        warnings.simplefilter("ignore")  # warnings about operations that mmcv-lite lacks
         from mmseg.structures import SegDataSample
 
         from focalnet_jax.config import model_config

@@ -45,11 +45,11 @@ Timed = dict[str, Callable[[int], float]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """The workers of a comparison, and how they are started.
 
     Attributes:
       module: module that `python -m` runs as a worker, see `work`.
-      packages: packages that it needs.
+      packages: packages that the module needs.
       workers: names of the workers; the first one measures this package.
       load: returns a recipe's config for a variant and overrides.
     """
@@ -87,7 +87,7 @@ def our_step(
 
 
 def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> Timed:
-    """Returns functions that run a number of steps of the recipe, in training or inference, and return the seconds."""
+    """Returns functions that run a number of steps of training or inference, and return the seconds that they take."""
     import jax.numpy as jnp
 
     from focalnet_jax.training.step import make_eval_step
@@ -100,7 +100,7 @@ def ours(model: str, batch: int, precision: str, overrides: Sequence[str]) -> Ti
 
 
 def timed_steps(train_step: Any, state: Any, given: Any, infer: Callable[[Any], Any]) -> Timed:
-    """Returns functions that run a number of train steps, or of calls of `infer`, and return the seconds."""
+    """Returns functions that run a number of train steps or calls of `infer`, and return their duration in seconds."""
     import jax
 
     held = [state]
@@ -123,7 +123,7 @@ def timed_steps(train_step: Any, state: Any, given: Any, infer: Callable[[Any], 
 
 
 def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> Timed:
-    """Returns such functions for timm's model, with AdamW, clipping and channels last as in timm's script."""
+    """Returns the functions of `ours` for timm's model, with AdamW, clipping and channels last as in timm's script."""
     import timm
     import torch
 
@@ -167,11 +167,11 @@ def theirs(model: str, batch: int, precision: str, *, compiled: bool) -> Timed:
 
 
 def work(ours: Callable[..., Timed], theirs: Callable[..., Timed], arguments: Sequence[str]) -> None:
-    """Runs a worker, which compiles and then measures what each line of stdin requests.
+    """Runs a worker: compiles, and then measures as requested by each line of stdin.
 
     Args:
       ours: makes the functions that measure this package.
-      theirs: makes those of PyTorch.
+      theirs: makes the functions that measure PyTorch.
       arguments: name of the worker, model, images per batch, precision and overrides.
     """
     name, model, batch, precision, *overrides = arguments
@@ -234,7 +234,7 @@ def compare(
     overrides: Sequence[str] = (),
     compared: Comparison = TIMM,
 ) -> dict[str, Any]:
-    """Returns images per second of each worker, and our speed divided by that of the fastest other one.
+    """Returns images per second of each worker, and our speed divided by the speed of the fastest other worker.
 
     The workers measure in turns; speeds are medians over rounds. `overrides` (`--config.KEY=VALUE`) change our recipe.
     """

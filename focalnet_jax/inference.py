@@ -18,7 +18,7 @@ from focalnet_jax.data.listing import list_images
 from focalnet_jax.errors import UserError
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.tasks.classification.classifier import Classifier, load_classifier
-from focalnet_jax.tasks.task import Predictor
+from focalnet_jax.tasks.predictor import Predictor
 
 __all__ = ["Classifier", "find_pictures", "load_classifier", "load_predictor", "read_picture"]
 

@@ -12,8 +12,9 @@ from sklearn.datasets import load_sample_image
 import focalnet_jax
 from focalnet_jax import predict
 from focalnet_jax.checkpoint.weights import save_params
+from focalnet_jax.convert.checkpoint_metadata import checkpoint_info
 from focalnet_jax.convert.info import WeightsInfo
-from focalnet_jax.convert.weights import checkpoint_info, read_weights
+from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import IMAGENET, USUAL, Normalization, Preprocessing, from_config

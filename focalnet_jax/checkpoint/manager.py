@@ -15,23 +15,23 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from focalnet_jax.checkpoint.integrity import read_manifest, record_evaluation, seal
+from focalnet_jax.checkpoint.late import LateEvaluation
 from focalnet_jax.checkpoint.steps import (
     FOLDER,
     ITEMS,
     SAVED,
     check_path,
     check_whole,
+    check_writable,
     delete,
     is_complete,
     kept,
@@ -50,12 +50,12 @@ from focalnet_jax.storage.files import write_whole
 
 @dataclass(frozen=True)
 class _Save:
-    """What the background finishes: a save, or an evaluation that is added to a saved step.
+    """Work of the background thread: a save, or adding an evaluation to a saved step.
 
     Attributes:
-      step: its step.
+      step: number of the step.
       items: names of the items with arrays; empty if the step is saved.
-      arguments: what Orbax writes, or None if Orbax is writing it already or the step is saved.
+      arguments: arguments for Orbax, or None if Orbax is writing already or the step is saved.
       evaluation: metrics for the manifest, or None without an evaluation.
     """
 
@@ -102,13 +102,11 @@ class Checkpoints:
         self._before_seal = before_seal
         check_path(workdir)
         if not is_bucket(workdir):  # where the lock was written
-            _check_writable(self._folder)
+            check_writable(self._folder)
         if self._writes:
             remove_leftovers(self._folder)
         self._manager = self._open()
-        self._late: Mapping[str, Any] | None = None  # metrics that came while their step was being written
-        self._accepts_late = False
-        self._late_lock = threading.Lock()
+        self._late = LateEvaluation()
         self._settling: threading.Thread | None = None
         self._failure: Exception | None = None
         self.latest_step = self._sealed = newest_step(self._folder)
@@ -139,7 +137,8 @@ class Checkpoints:
                 self._begin(step, arguments)
             except (OSError, ValueError, RuntimeError) as error:
                 raise self._failed(step, error) from error
-        self.latest_step, self._accepts_late = step, True
+        self.latest_step = step
+        self._late.open()
         self._start(_Save(step, tuple(items), arguments if alone else None, evaluation))
 
     @property
@@ -228,11 +227,8 @@ class Checkpoints:
 
         On a disk, a kill thus never leaves an evaluation that is in metrics.jsonl but not in the manifest.
         """
-        if evaluation is not None and is_bucket(self._folder):
-            with self._late_lock:
-                if self._accepts_late:  # by the save in progress
-                    self._late = evaluation
-                    return
+        if evaluation is not None and is_bucket(self._folder) and self._late.offer(evaluation):
+            return
         self.wait()
         if evaluation is not None and self._writes:
             self._start(_Save(step, evaluation=evaluation))
@@ -248,7 +244,8 @@ class Checkpoints:
         try:
             self._write(save)
         except Exception as error:  # raised by the next `save` or `wait`
-            self._failure, self._accepts_late = error, False
+            self._failure = error
+            self._late.close()
 
     def _write(self, save: _Save) -> None:
         step = save.step
@@ -270,7 +267,7 @@ class Checkpoints:
         while True:
             self._before_seal()
             self._delete_old()
-            if (late := self._take_late()) is None:
+            if (late := self._late.take()) is None:
                 return
             self._record(step, late)
 
@@ -278,13 +275,6 @@ class Checkpoints:
         """Adds an evaluation to a saved step that has none."""
         if read_manifest(self._step(step)).evaluation is None:
             record_evaluation(self._step(step), evaluation)
-
-    def _take_late(self) -> Mapping[str, Any] | None:
-        """Returns metrics that came while their step was being written; if there are none, no more are accepted."""
-        with self._late_lock:
-            late, self._late = self._late, None
-            self._accepts_late = late is not None
-            return late
 
     def _delete_old(self) -> None:
         steps = [step for step in list_steps(self._folder) if is_complete(self._step(step))]
@@ -305,12 +295,3 @@ class Checkpoints:
 
     def _step(self, step: int) -> AnyPath:
         return self._folder / str(step)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write checkpoints to {folder}: {error.strerror}; choose another --workdir") from error

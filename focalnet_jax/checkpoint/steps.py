@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,16 @@ def check_path(path: AnyPath) -> None:
     except UnicodeEncodeError:
         shown = name.encode(errors="replace").decode()
         raise UserError(f"{shown}: checkpoints need a path that is valid UTF-8: choose another") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Creates a folder on a disk for checkpoints. Raises `UserError` if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write checkpoints to {folder}: {error.strerror}; choose another --workdir") from error
 
 
 def check_whole(step: AnyPath, items: Iterable[str]) -> None:

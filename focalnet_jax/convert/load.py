@@ -16,12 +16,13 @@ from flax import nnx
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import load_params, load_statistics, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
+from focalnet_jax.convert.checkpoint_metadata import check_which, checkpoint_info
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.upernet import upernet_of
-from focalnet_jax.convert.weights import Weights, check_which, checkpoint_info, describe_non_finite, read_weights
+from focalnet_jax.convert.weights import Weights, describe_non_finite, read_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet

@@ -1,4 +1,4 @@
-"""Loads the weights at a path into UPerNet: those of a UPerNet, or those of a FocalNet as its backbone."""
+"""Loads weights into UPerNet: a whole UPerNet, or a FocalNet as its backbone."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def load_upernet(
 ) -> Loaded:
     """Returns the weights at `path` as variables of UPerNet.
 
-    Variables that the weights lack are missing in the result, and the caller initialises them: the last layers of the
-    heads with `head` "drop"; the heads and the norms of the backbone's outputs if the weights are a FocalNet's.
+    Variables that the weights lack are missing in the result, and the caller initialises them. With `head` "drop",
+    these are the last layers of the heads. For a FocalNet, these are the heads and the norms of the backbone's outputs.
 
     Args:
       path: path of the weights, see `load_model`.
@@ -124,9 +124,9 @@ def _check_heads(weights: UPerNetWeights, config: FocalNetConfig, heads: Heads, 
 
 
 def _placed(tree: Any, like: Any, *, evaluated: bool) -> Any:
-    """Returns the arrays of `tree` with the shardings of `like`; for an evaluation, zeros for those that are missing.
+    """Returns the arrays of `tree` with the shardings of `like`. For an evaluation, missing arrays are zeros.
 
-    An evaluation lacks at most the auxiliary head, which it does not use.
+    Only the auxiliary head may be missing, because an evaluation does not use it.
     """
     leaves, wanted = named_leaves(tree), named_leaves(like)
     if evaluated:

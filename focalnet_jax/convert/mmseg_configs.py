@@ -17,7 +17,7 @@ from focalnet_jax.errors import UserError
 
 CONFIGS = (("meta", "config"), ("meta", "cfg"))
 """Last two parts of the names of entries with a config."""
-_LONGEST = 1_000_000  # characters; configs have some 10,000
+_LONGEST = 1_000_000  # largest number of characters; configs have about 10,000
 _DAMAGED = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 
 
@@ -28,7 +28,7 @@ class ConfiguredNormalization:
     Attributes:
       normalization: mean and std of red, green and blue.
       blue_first: whether the model's input channels are blue, green, red.
-      refused: the reason, as a message.
+      refused: message with the reason, or empty.
     """
 
     normalization: Normalization | None = None
@@ -59,11 +59,11 @@ def configured_normalization(texts: Mapping[str, str]) -> ConfiguredNormalizatio
 
 
 def _steps(text: str) -> list[dict[str, Any]]:
-    """Returns the keys that concern the normalization of every step that normalizes images."""
+    """Returns the keys about normalization of each step that normalizes images."""
     if len(text) > _LONGEST:
         raise ValueError
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of invalid escapes in strings
+        warnings.simplefilter("ignore")  # warnings of invalid escapes in strings
         parsed = ast.parse(text)
     found = []
     for node in ast.walk(parsed):
@@ -93,7 +93,7 @@ def _entries(node: ast.AST) -> dict[str, ast.expr]:
 def _read(step: Mapping[str, Any]) -> tuple[Normalization, bool]:
     """Returns the normalization of a step, and whether the channels are blue, green, red.
 
-    Images are read with blue first. `Normalize` converts them by default, and preprocessors do not.
+    Images are read with blue first. By default, `Normalize` converts them to red first; preprocessors do not.
     """
     preprocessor = "to_rgb" not in step and step["type"] != "Normalize"
     blue_first = not (step.get("bgr_to_rgb", False) if preprocessor else step.get("to_rgb", True))

@@ -11,7 +11,7 @@ from focalnet_jax.convert.tensors import Tensors
 from focalnet_jax.errors import UserError
 
 _ORIGINAL, _MASK = "_orig", "_mask"  # suffixes of torch.nn.utils.prune
-# Pattern of tensor names, what they contain, and what to do.
+# Pattern of tensor names, their content in words, and what to do.
 _KINDS = (
     (
         r"\.(lora_\w+|base_layer|modules_to_save|hada_w\w+|lokr_w\w+|ia3_l|oft_r|boft_\w+|vera_\w+)(\.|$)",

@@ -13,6 +13,7 @@ from flax import nnx
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.checkpoint.weights import read_arrays, weights_item
 from focalnet_jax.convert.candidates import Candidate
+from focalnet_jax.convert.checkpoint_metadata import check_which, checkpoint_info, reading_metadata
 from focalnet_jax.convert.class_names import class_names_of, palette_of
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, classes_in_config, options_in_config
@@ -33,7 +34,7 @@ from focalnet_jax.convert.upernet import (
     heads_from_shapes,
     with_variables,
 )
-from focalnet_jax.convert.weights import check_which, checkpoint_info, dtypes_of, reading_metadata
+from focalnet_jax.convert.weights import dtypes_of
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, list_models, variant_config
@@ -51,16 +52,17 @@ _FORMATS = {
     "mmseg": ("decode_head.conv_seg.weight", "microsoft", "norm0.weight"),
     "huggingface": ("decode_head.classifier.weight", "huggingface", "hidden_states_norms.stage1.weight"),
 }
-# Item of a checkpoint with the running statistics that belong to the weights in another item.
+# By item of a checkpoint with weights: the item with their running statistics.
 _STATISTICS = {"params": "statistics", "ema": "ema_statistics"}
-# Options of the original's backbone, which shapes do not determine. Its code has no other values.
+# Options of the original's backbone that shapes do not determine. The original's code has no other values.
 _ORIGINAL = dict.fromkeys(NOT_FROM_SHAPES, False)
 
 
 def weights_task(path: str | Path, which: str | None = None) -> str:
     """Returns the task of the weights at `path`: "segmentation" for UPerNet, else "classification".
 
-    For a checkpoint of this package, it is the task of its run. The arguments and errors are those of `read_weights`.
+    For a checkpoint of this package, the result is the task of its run. The arguments and errors are those of
+    `read_weights`.
     """
     opened = open_weights(path, which)
     if isinstance(opened, Step):
@@ -85,7 +87,7 @@ def read_upernet(
     """Returns UPerNet's weights at `path`: a file of mmsegmentation or transformers, or a checkpoint of this package.
 
     Args:
-      path: see `read_weights`, as all others except `scales`.
+      path: path of the weights, see `read_weights`.
       name: name of the variant, whose focal windows may differ.
       options: options of the backbone given by the user.
       assumed: options of the backbone in the target model.
@@ -169,7 +171,7 @@ def _config(
     assumed: Mapping[str, bool] | None,
     flag: str,
 ) -> tuple[FocalNetConfig, str | None, list[str]]:
-    """Returns the config of the backbone, the released variant with these shapes and any focal windows, and notes."""
+    """Returns the config of the backbone, the released variant (focal windows may differ) or None, and notes."""
     backbone = {key.removeprefix("backbone."): shape for key, shape in shapes.items() if key.startswith("backbone.")}
     configured = options_in_config(stated.get("backbone_config") or {}, opened.folder / CONFIG)
     source, overlapped = "the target model", backbone.get("patch_embed.proj.weight", (0,))[-1] == 7
@@ -212,7 +214,7 @@ def _kernels(shapes: Mapping[str, tuple[int, ...]], format: str) -> dict[str, tu
 
 
 def _with_auxiliary(held: Tensors, heads: Heads, config: FocalNetConfig, format: str) -> tuple[Tensors, list[str]]:
-    """Returns the tensors without an auxiliary head of another structure than the original's, and a note."""
+    """Removes an auxiliary head whose structure is not the original's; returns the tensors and a note."""
     given = {key: shape for key, shape in held.shapes.items() if key.startswith("auxiliary_head.")}
     if not given:
         return held, ["there is no auxiliary head"]

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
+from focalnet_jax.convert.checkpoint_metadata import checkpoint_info
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.info import WeightsInfo
-from focalnet_jax.convert.weights import checkpoint_info, read_weights
+from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.data.preprocessing import USUAL
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_from_metadata

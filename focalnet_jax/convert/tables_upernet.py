@@ -77,7 +77,7 @@ def variables_to_tensors(variables: Any, config: FocalNetConfig, format: str) ->
 
 
 def tensors_to_variables(tensors: Mapping[str, np.ndarray], like: Any, config: FocalNetConfig, format: str) -> Any:
-    """Returns the variables of a UPerNet in float32 from the tensors of a format. Every tensor but counters is used.
+    """Returns the variables of a UPerNet in float32 from the tensors of a format. Uses every tensor except counters.
 
     Args:
       tensors: state dict of mmsegmentation's `EncoderDecoder` or transformers' `UperNetForSemanticSegmentation`.

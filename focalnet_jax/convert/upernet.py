@@ -1,4 +1,4 @@
-"""UPerNet's weights with the options of its heads, and the model that they belong to."""
+"""UPerNet's weights, the options of its heads, and the model of these weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def heads_from_shapes(
       place: name of the file in messages.
 
     Raises:
-      UserError: tensors of the heads are missing, or the windows do not fit.
+      UserError: tensors of the heads are missing, or the number of windows does not fit.
     """
     branches = len([name for name in shapes if name.startswith("decode_head/psp_modules/") and name.endswith("kernel")])
     kernel, classifier = shapes.get("decode_head/bottleneck/conv/kernel"), shapes.get(_CLASSIFIER)
@@ -77,7 +77,7 @@ def heads_from_shapes(
     if len(scales) != branches:
         raise UserError(
             f"{place}: the pyramid pooling has {branches} branches, which do not fit the windows {scales}; tensors do "
-            "not determine them: give --config.head.pool_scales to train.py or eval.py"
+            "not determine the windows: give --config.head.pool_scales to train.py or eval.py"
         )
     auxiliary = shapes.get("auxiliary_head/convs/0/conv/kernel", (0,))[-1]
     return Heads(kernel[-1], scales, auxiliary), classifier[-1]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import numpy as np
 
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.checkpoint.weights import UnfitError, read_arrays, read_params, weights_item
-from focalnet_jax.convert.class_names import palette_at
+from focalnet_jax.convert.checkpoint_metadata import check_which, checkpoint_info, reading_metadata
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.huggingface import CONFIG, label_conflicts, transformers_options
-from focalnet_jax.convert.info import WeightsInfo, info_from_dict
+from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import param_shapes, tensors_to_params
 from focalnet_jax.convert.metadata import options_in, read_info, with_class_names, with_layer
 from focalnet_jax.convert.opened import Step, open_weights
@@ -27,8 +26,7 @@ from focalnet_jax.convert.recognise import Recognised, is_variant, recognise, re
 from focalnet_jax.convert.select import select
 from focalnet_jax.convert.tensors import READ_DTYPES
 from focalnet_jax.convert.timm import timm_options
-from focalnet_jax.data.preprocessing import from_config
-from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig, variant_config
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves, with_leaves
@@ -257,47 +255,3 @@ def backbone_only(leaves: Mapping[str, np.ndarray], config: FocalNetConfig) -> t
     own |= {f"norm/{part}": own[f"{last}/{part}"] for part in ("scale", "bias")}
     config = dataclasses.replace(config, num_classes=0)
     return with_leaves(param_shapes(config), own), config
-
-
-def check_which(step: Path, which: str | None) -> None:
-    """Raises `UserError` if a checkpoint of this package does not contain the weights that `which` selects."""
-    if which not in (None, weights_item(step)):
-        raise UserError(
-            f"--weights {which}: {step} has only the item {weights_item(step)}; the flag is for PyTorch files"
-        )
-
-
-@contextmanager
-def reading_metadata(step: Path) -> Iterator[None]:
-    """Context manager that converts errors to `UserError` with the path of the checkpoint."""
-    try:
-        yield
-    except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
-        text = str(error)
-        raise UserError(text if str(step) in text else f"{step} cannot be read: {text}") from error
-
-
-def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
-    """Returns the class names and preprocessing in the metadata of a checkpoint.
-
-    A converted checkpoint stores what its source specified. The checkpoint of a run stores class names and the config.
-
-    Raises:
-      UserError: the metadata is damaged.
-    """
-    if "stated" in metadata:
-        try:
-            return info_from_dict(metadata["stated"], "the checkpoint's preprocessor")
-        except UserError as error:
-            raise UserError(f"the checkpoint's metadata is damaged: {error}") from error
-    config = metadata.get("config", {})
-    data = config.get("data", {})
-    box = config.get("inference", {}).get("box") or config.get("augment", {}).get("box")
-    classes = metadata.get("classes")  # another task may store something else under this name
-    return WeightsInfo(
-        tuple(classes) if isinstance(classes, list) else None,
-        exact=True,
-        preprocessing=from_config(data) if "image_size" in data else None,
-        palette=palette_at("palette", metadata.get("palette")),
-        box=None if box is None else tuple(box),
-    )

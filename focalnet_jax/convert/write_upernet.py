@@ -153,12 +153,13 @@ def _write_directory(folder: Path, weights: UPerNetWeights) -> None:
 def _format_notes(weights: UPerNetWeights, destination: Path, format: str) -> Iterator[str]:
     if format == "huggingface":
         yield (
-            "transformers' FocalNetBackbone has other maps: load with AutoModelForSemanticSegmentation.from_pretrained("
-            f"DIR, trust_remote_code=True), which uses {_CODE}.py in the directory"
+            "transformers' FocalNetBackbone returns other maps: load with "
+            "AutoModelForSemanticSegmentation.from_pretrained(DIR, trust_remote_code=True), which "
+            f"uses {_CODE}.py in the directory"
         )
         box = weights.info.box
-        fit = f"fit them into {box[0]}x{box[1]} pixels" if box else "fit them into the size of the training"
-        yield f"{PREPROCESSOR} does not resize images: {fit} before"
+        fit = f"{box[0]}x{box[1]} pixels" if box else "the size of the training"
+        yield f"{PREPROCESSOR} does not resize images: first resize the images to fit into {fit}"
         return
     heads = weights.heads
     channels = f"channels={heads.channels}, pool_scales={heads.pool_scales}"
@@ -171,4 +172,4 @@ def _format_notes(weights: UPerNetWeights, destination: Path, format: str) -> It
     if destination.suffix == ".safetensors":
         yield "mmsegmentation reads only .pth files; load this file with safetensors.torch.load_file"
     elif heads.pool_scales != USUAL_SCALES:
-        yield "a torch file does not store pool_scales: give --config.head.pool_scales where this package reads it"
+        yield "a torch file does not store pool_scales: give --config.head.pool_scales when this package reads it"

@@ -17,8 +17,8 @@ def match_names(
     """Returns the output of each class, or None if the classes are the outputs in their order.
 
     Names are compared in lower case, without spaces, hyphens, underscores and apostrophes; several names of one class
-    are separated by commas. If the names of the outputs are unknown and their number is that of the classes, the
-    classes are assumed to be in the order of the outputs, and a line says so.
+    are separated by commas. If the names of the outputs are unknown, and the numbers of outputs and classes are equal,
+    the classes are assumed to be in the order of the outputs, and a note reports it.
 
     Args:
       names: names of the classes of the data.
@@ -29,8 +29,8 @@ def match_names(
       advice: what to do if classes do not match, for messages.
 
     Raises:
-      UserError: the model lacks a class, two classes of the data are the same output, or the outputs have no names and
-        another number than the classes.
+      UserError: the model lacks a class; two classes of the data match the same output; or the outputs have no names,
+        and the numbers of outputs and classes differ.
     """
     if not known:
         if len(names) != outputs:
@@ -40,8 +40,8 @@ def match_names(
             )
         if is_first():
             print(
-                f"note: the outputs of {model} have no names: they are taken for the {outputs} classes of {data} in "
-                f"their order ({abbreviated(names, 3)})"
+                f"note: the outputs of {model} have no names; they are assumed to be the {outputs} classes of {data}, "
+                f"in this order: {abbreviated(names, 3)}"
             )
         return None
     if tuple(names) == tuple(known):
@@ -56,14 +56,16 @@ def match_names(
     if missing:
         count = f"{len(missing)} {'class' if len(missing) == 1 else 'classes'}"
         raise UserError(
-            f"{data} has {count} that {model} lacks: {abbreviated(missing, _SHOWN)}; its {len(known)} classes are "
-            f"{abbreviated(known, _SHOWN)}: {advice}"
+            f"{data} has {count} that {model} lacks: {abbreviated(missing, _SHOWN)}; the {len(known)} classes of the "
+            f"model are {abbreviated(known, _SHOWN)}: {advice}"
         )
     matched = tuple(each[0] for each in found)
     for output in matched:
         if matched.count(output) > 1:
             same = [name for name, each in zip(names, matched, strict=True) if each == output]
-            raise UserError(f"the classes {' and '.join(same)} of {data} are both {known[output]} of {model}: {advice}")
+            raise UserError(
+                f"the classes {' and '.join(same)} of {data} both match {known[output]} of {model}: {advice}"
+            )
     if is_first():
         print(f"{data}: {len(names)} of the {len(known)} classes of {model}, matched by name")
     return matched

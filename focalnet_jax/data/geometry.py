@@ -18,7 +18,7 @@ _ONE = 2048  # weight 1 in OpenCV's fixed point
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
     """Returns height and width of the largest image with a given aspect ratio that fits into `box`.
 
-    This is mmcv's `rescale_size`, except that a side is at least 1, where mmcv raises an error.
+    Equals mmcv's `rescale_size`, except for sides that round to 0: here they are 1, mmcv raises an error.
 
     Args:
       height: height of the image before it is resized.
@@ -37,7 +37,7 @@ class Placement:
       full: height and width of the whole resized image.
       top: first row of the crop in the resized image.
       left: first column of the crop.
-      size: height and width of the crop, which lies inside the resized image.
+      size: height and width of the crop, which is inside the resized image.
       mirrored: whether the crop is mirrored left to right.
     """
 
@@ -64,7 +64,7 @@ class Placement:
             part = image[self.top : self.top + height, self.left : self.left + width]
             out[:height, :width] = part[:, ::-1] if self.mirrored else part
             return out
-        if image.shape[1] == 1:  # each output is computed from two neighbours
+        if image.shape[1] == 1:  # each output needs two neighbours
             image = np.repeat(image, 2, axis=1)
             columns = np.zeros(width, np.uint64), np.tile(np.uint32([[_ONE], [0]]), width)
         else:
@@ -77,7 +77,7 @@ class Placement:
         return out
 
     def labels(self, labels: np.ndarray, canvas: tuple[int, int] | None = None, fill: int = 0) -> np.ndarray:
-        """Returns the crop of a label map, whose labels are the nearest ones of the whole map.
+        """Returns the crop of a label map, resampled by nearest neighbour.
 
         The labels equal those of `cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)`.
 
@@ -103,11 +103,11 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _between(size: int, full: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns between which inputs the outputs along an axis lie: `count` of the `full` outputs, starting at `first`.
+    """Returns the neighbours of outputs along an axis, for `count` of the `full` outputs, starting at `first`.
 
     Returns:
-      The input before each output, `[count]` int64, from -1 to `size` - 1; and the weights of this and of the next
-      input in fixed point, `[2, count]` uint32.
+      The index of the input before each output, `[count]` int64, from -1 to `size` - 1; and the weights of this input
+      and of the next one in fixed point, `[2, count]` uint32.
     """
     scale = 1.0 / (full / size)  # rounded twice, like in OpenCV
     at = ((np.arange(first, first + count) + 0.5) * scale - 0.5).astype(np.float32)
@@ -139,7 +139,7 @@ def _resample(image, rows, row_weights, offsets, weights, out):  # pragma: no co
     """Writes the outputs of `rows` `[2, h]` and of the columns at `offsets` `[w]` to the upper left of `out`."""
     width = offsets.size
     sums = np.empty((2, 3 * width), np.uint16)  # two rows, resampled along the row
-    held = np.full(2, -1, np.int64)  # numbers of these rows: the rows of an output are neighbours, or the same row
+    held = np.full(2, -1, np.int64)  # numbers of the rows in `sums`; an output needs neighbouring rows
     next_red, next_green, next_blue = np.uint64(3), np.uint64(4), np.uint64(5)
     for y in range(rows.shape[1]):
         for k in range(2):

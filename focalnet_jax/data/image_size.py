@@ -1,4 +1,4 @@
-"""Reads the heights and widths of images, from their headers where that is enough."""
+"""Reads the heights and widths of images, from their headers if possible."""
 
 from __future__ import annotations
 

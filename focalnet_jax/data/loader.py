@@ -8,10 +8,9 @@ threads.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -24,15 +23,13 @@ from focalnet_jax.data.balance import Balance
 from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.host import Batch, EvalHost, Host
 from focalnet_jax.data.order import Groups, generator_at, next_index, shuffled_index
+from focalnet_jax.data.prefetch import prefetched
 from focalnet_jax.data.source import Source
 from focalnet_jax.data.substitutions import READABLE, TRIED, why_unreadable
-from focalnet_jax.errors import LEFT_BEHIND, RunFailedError, UserError
-from focalnet_jax.storage.cached import last_arrival
-from focalnet_jax.system.children import end_all, end_with_parent, without_false_alarms
+from focalnet_jax.errors import UserError
+from focalnet_jax.system.children import end_with_parent, without_false_alarms
 
 _BATCHES_AHEAD = 2
-_LISTEN_SECONDS = 0.2  # interval of checking `stopped` while waiting for a batch
-_PATIENCE_SECONDS = 5.0  # longest wait, at the end of a stream, for a batch in preparation
 
 
 class Places(Protocol):
@@ -239,69 +236,12 @@ def _read(
         without_false_alarms()
         options = grain.MultiprocessingOptions(reading.workers, per_worker_buffer_size=_BATCHES_AHEAD)
         ahead = ahead.mp_prefetch(options, worker_init_fn=end_with_parent)
-    return _watched(iter(ahead), reading)
+    return prefetched(
+        iter(ahead), in_processes=reading.workers > 0, stall_seconds=reading.stall_seconds, stopped=reading.stopped
+    )
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Returns the threads that decode and augment in this process, which all streams share."""
     return ThreadPoolExecutor(threads, thread_name_prefix="image")
-
-
-def _watched(batches: grain.DatasetIterator, reading: ReadOptions) -> Iterator[Batch]:
-    """Yields batches, and takes the next batch from `batches` in the background.
-
-    Raises `RunFailedError` if no batch arrives for `reading.stall_seconds`.
-    """
-
-    def take() -> Batch | None:
-        batch = next(batches, None)
-        if batch is None or not reading.workers:
-            return batch
-        return {
-            name: np.array(value) for name, value in batch.items()
-        }  # copies, so that memory shared with a reader is freed
-
-    ahead = ThreadPoolExecutor(1, thread_name_prefix="next batch")
-    pending = ahead.submit(take)
-    stalled = False
-    try:
-        while (batch := _result(pending, reading)) is not None:
-            pending = ahead.submit(take)
-            yield batch
-        stalled = not pending.done()
-    except RunFailedError:
-        stalled = True
-        raise
-    finally:
-        # A read in progress cannot be stopped, so it is abandoned until the process ends.
-        idle = pending.cancel() or pending in wait([pending], 0 if stalled else _PATIENCE_SECONDS).done
-        ahead.shutdown(wait=False)
-        if idle:
-            batches.close()
-        else:
-            LEFT_BEHIND.append("a batch")
-            end_all()
-
-
-def _result(pending: Future[Batch | None], reading: ReadOptions) -> Batch | None:
-    deadline, arrival = time.monotonic() + reading.stall_seconds, last_arrival()
-    while not wait([pending], timeout=min(_LISTEN_SECONDS, reading.stall_seconds)).done:
-        if reading.stopped():
-            return None
-        if (latest := last_arrival()) != arrival:  # the batch needs data that are still being downloaded
-            deadline, arrival = time.monotonic() + reading.stall_seconds, latest
-        if time.monotonic() > deadline:
-            raise RunFailedError(
-                f"no batch was read for {reading.stall_seconds:.0f} s (data.stall_seconds): a reader process or the "
-                "storage hangs"
-            )
-    try:
-        return pending.result()
-    except RunFailedError:
-        raise
-    except RuntimeError as error:
-        if not reading.workers:
-            raise
-        # Grain raises RuntimeError if a reader process dies.
-        raise RunFailedError(f"a reader process died: {error}") from error

@@ -13,7 +13,7 @@ from focalnet_jax.data.metadata import check_tiff, png_pixels_only
 
 COLOURED = ("RGB", "RGBA", "LA")  # Pillow's modes of masks that store colours
 _GREY = ("1", "L", "I;16", "I;16B", "I")
-_FORMATS = ("PNG", "TIFF")  # formats that keep every number; programs that write GIF number the colours anew
+_FORMATS = ("PNG", "TIFF")  # formats that keep every number; programs that write GIFs renumber the colours
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3  # values of the tag _PHOTOMETRIC
 
@@ -27,7 +27,7 @@ def open_mask(encoded: bytes, *, as_colours: bool = False) -> Image.Image:
 
     Args:
       encoded: content of a file.
-      as_colours: whether grey PNGs with 2 or 4 bits have grey values from 0 to 255; if not, they have their stored
+      as_colours: whether to return grey PNGs with 2 or 4 bits as grey values from 0 to 255, instead of their stored
         numbers.
 
     Raises:

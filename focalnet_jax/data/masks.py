@@ -19,8 +19,8 @@ from focalnet_jax.data.pixels import numba_compiled
 from focalnet_jax.data.png import decode_numbers, stored_palette
 
 IGNORED = 255  # class number of pixels that count neither in the loss nor in metrics
-MOST_CLASSES = 254  # so that 255 is never a class, also if the stored numbers begin with 1
-_OUTSIDE = 254  # class number of numbers that mean no class
+MOST_CLASSES = 254  # so that 255 is never a class, even if the stored numbers begin with 1
+_OUTSIDE = 254  # class number of stored numbers that have no class
 StoredMask = np.ndarray | bytes | str | Path  # integers `[H, W]`, encoded bytes, or the path of a file
 Colour = tuple[int, int, int]
 
@@ -46,15 +46,15 @@ class MaskCoding:
 
     @property
     def is_grey(self) -> bool:
-        """Whether all colours are grey, so that grey masks store colours, such as 0 and 255."""
+        """Whether all colours are grey. Grey masks then store colours, such as 0 and 255."""
         return bool(self.colours) and all(len(set(colour)) == 1 for colour in self.colours + self.ignored)
 
 
 def decode_pair(picture: Picture, stored: StoredMask, coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
     """Decodes an image to `[H, W, 3]` uint8 and its mask to `[H, W]` uint8, in the orientation of the stored image.
 
-    The image is not turned by its EXIF orientation, see `decode`. A mask with the size of the turned image, which most
-    annotation programs write, is turned back. (mmsegmentation turns the image and never the mask.)
+    The EXIF orientation is not applied to the image, see `decode`. Most annotation programs write a mask of the size of
+    the turned image; such a mask is turned back. (mmsegmentation turns the image and never the mask.)
 
     Raises:
       UnreadableImageError: the image or the mask cannot be used, their sizes differ, or the EXIF orientation turns the
@@ -69,8 +69,8 @@ def decode_pair(picture: Picture, stored: StoredMask, coding: MaskCoding) -> tup
     turns = orientation in _TURNED and height != width
     if orientation != 1 and not turns:
         raise UnreadableImageError(
-            f"its EXIF orientation is {orientation}, and its mask may be that of the turned or of the stored image: "
-            "store the image turned, with orientation 1, or remove the orientation if the mask fits without turning"
+            f"its EXIF orientation is {orientation}, and its mask may be drawn on the turned or on the stored "
+            "image: store the turned image with orientation 1, or remove the orientation if the mask fits without it"
         )
     if turns and mask.shape == (width, height):
         mask = np.ascontiguousarray(_turned_back(mask, orientation))
@@ -90,8 +90,8 @@ def decode_mask(stored: StoredMask, coding: MaskCoding) -> np.ndarray:
     integers stores numbers.
 
     Raises:
-      UnreadableMaskError: the mask cannot be decoded, its format may change labels (JPEG), or it has a number or colour
-        that means no class.
+      UnreadableMaskError: the mask cannot be decoded, its format may change labels (JPEG), or it contains a number or
+        colour that is not in the class list.
       RunFailedError: the storage fails.
     """
     try:
@@ -124,7 +124,7 @@ def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
 
 
 def _classes_of(numbers: np.ndarray, coding: MaskCoding, palette: np.ndarray | None = None) -> np.ndarray:
-    """Returns the class numbers of stored numbers `[H, W]`, which are indices of a palette `[N, 3]` uint8 or not."""
+    """Returns the class numbers of stored numbers `[H, W]`, the indices of `palette` `[N, 3]` uint8 if there is one."""
     if numbers.ndim != 2:
         raise UnreadableMaskError(f"it has the shape {list(numbers.shape)}; expected [height, width]")
     if numbers.dtype.kind not in "bui":
@@ -148,7 +148,7 @@ def _classes_of(numbers: np.ndarray, coding: MaskCoding, palette: np.ndarray | N
 
 @numba_compiled
 def _translate(numbers, meaning, classes, occurs):  # pragma: no cover - compiled
-    """Writes the meaning `[256]` of each number `[N]` to `classes` `[N]`, and whether it occurs to `occurs` `[256]`."""
+    """Translates `numbers` `[N]` to `classes` `[N]` by the table `meaning` `[256]`; marks them in `occurs` `[256]`."""
     for i in range(numbers.size):
         number = numbers[i]
         classes[i] = meaning[number]
@@ -161,7 +161,7 @@ def _refuse_labels(numbers: np.ndarray, outside: np.ndarray, coding: MaskCoding)
     ignored = "0 or 255" if first else "255"
     hint = ""
     if not first and numbers.max() == coding.num_classes:
-        hint = ", or set --config.data.reduce_zero_label=True if 0 is no class"
+        hint = ", or set --config.data.reduce_zero_label=True if 0 is not a class"
     raise UnreadableMaskError(
         f"it has the label {numbers[row, column]} (row {row}, column {column}; {np.count_nonzero(outside)} pixels with "
         f"such labels); expected {first} to {first + coding.num_classes - 1}, or {ignored} for ignored pixels: correct "
@@ -212,7 +212,7 @@ def _translate_colours(pixels, sorted_codes, classes, out):  # pragma: no cover 
 def _check_palette(palette: np.ndarray, numbers: Sequence[int], coding: MaskCoding) -> None:
     """Raises `UnreadableMaskError` if one of the stored numbers has the colour of another class in the class list.
 
-    A program that reduces the colours of an RGB mask numbers them arbitrarily.
+    Programs that convert an RGB mask to a palette number the colours arbitrarily.
     """
     first = int(coding.reduce_zero_label)
     listed = {colour: number + first for number, colour in enumerate(coding.colours)}

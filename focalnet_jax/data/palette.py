@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-_GOLDEN = 0.618034  # fraction of the colour circle between two classes, so that neighbours differ
+_GOLDEN = 0.618034  # step between the hues of consecutive classes, as a fraction of the colour circle
 
 
 def class_colours(count: int, palette: np.ndarray | Sequence[Any] | None = None) -> np.ndarray:
-    """Returns the colours of K classes `[K, 3]` uint8: those of a palette, then colours of equal strength.
+    """Returns the colours of K classes `[K, 3]` uint8: those of a palette, then colours that differ in hue.
 
     A palette of more than K colours is not used.
     """

@@ -8,7 +8,7 @@ import numpy as np
 
 from focalnet_jax.data.pixels import numba_compiled
 
-_HUES = 180  # number of hues in OpenCV, whose unit is 2 degrees
+_HUES = 180  # number of hues in OpenCV, one per 2 degrees
 _LANES = 32  # number of pixels that OpenCV converts together on most CPUs
 _LEVELS = np.arange(256)
 
@@ -38,7 +38,7 @@ class Distortion:
     hue: int | None = None
 
     def apply(self, image: np.ndarray, size: tuple[int, int] | None = None) -> None:
-        """Changes an image in place; if `size` is given, only the upper left part of this height and width."""
+        """Changes an image in place: the upper left part of height and width `size`, by default all of it."""
         height, width = size or image.shape[:2]
         before = [] if self.brightness is None else [_table(1, self.brightness)]
         after = []
@@ -56,7 +56,7 @@ class Distortion:
 
 @dataclass(frozen=True)
 class Photometric:
-    """A distribution of `Distortion`: each part occurs with probability 0.5, and has a uniform distribution.
+    """A distribution of `Distortion`: each part occurs with probability 0.5, and its value is drawn uniformly.
 
     Attributes:
       brightness: largest number that is added or subtracted.
@@ -104,7 +104,7 @@ def _look_up(image, height, width, table):  # pragma: no cover - compiled
 
 @numba_compiled
 def _course(sector, top, down, bottom, up):  # pragma: no cover - compiled
-    """Returns the red level by sector of the hue; green and blue take the same course two and four sectors later."""
+    """Returns the red level in a sector of the hue; green and blue have the same levels two and four sectors later."""
     if (sector == _I0) | (sector == _I5):
         return top
     if sector == _I1:
@@ -123,15 +123,15 @@ def _shifted(red, green, blue, factor, angle, rounded):  # pragma: no cover - co
         r, g, b = red[x], green[x], blue[x]
         v = max(max(r, g), b)
         span = v - min(min(r, g), b)
-        # OpenCV's RGB2HSV. It has tables of the rounded quotients.
+        # OpenCV's RGB2HSV, which reads the rounded quotients from tables.
         s = (span * np.int32(np.rint(_S_SCALE / np.float32(max(v, _I1)))) + _I2048) >> _I12
         h = g - b if v == r else (b - r + _I2 * span if v == g else r - g + _I4 * span)
         h = (h * np.int32(np.rint(_H_SCALE / np.float32(max(span, _I1)))) + _I2048) >> _I12
         h = (h + _I180 if h < _I0 else h) + angle
         h = h - _I180 if h >= _I180 else h
         s = np.int32(min(np.float32(s) * factor, _F255))
-        # OpenCV's HSV2RGB. A compiler fuses 1 - a * b, so that only the result is rounded; double precision, rounded
-        # at the end, gives the same result.
+        # OpenCV's HSV2RGB. In OpenCV, the compiler fuses 1 - a * b, so that only the result is rounded. Double
+        # precision that is rounded at the end gives the same result.
         value, share, place = np.float32(v) * _F1_255, np.float32(s) * _F1_255, np.float32(h) * _F6_180
         sector = np.int32(place)
         part = place - np.float32(sector)

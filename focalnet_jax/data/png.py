@@ -12,15 +12,16 @@ from focalnet_jax.data.pixels import numba_compiled
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SUPPORTED = (b"\x08\x00\x00\x00\x00", b"\x08\x03\x00\x00\x00")  # 8 bits, grey or palette, not interlaced
-_BLOCK_BYTES = 2**18  # of decompressed data, so that it stays in the processor's cache
-_NONE, _LEFT, _ABOVE, _MEAN, _PAETH = range(5)  # predictions of a pixel, of which the difference is stored
+_BLOCK_BYTES = 2**18  # decompressed bytes per block, which stays in the CPU's cache
+_NONE, _LEFT, _ABOVE, _MEAN, _PAETH = range(5)  # filter types: which prediction was subtracted from a stored pixel
 
 
 def decode_numbers(encoded: bytes) -> np.ndarray | None:
     """Returns the stored numbers of a PNG, `[H, W]` uint8: levels, or indices of its palette.
 
-    The result is None for other types of PNG than 8 bits grey or palette, for animations, interlaced and damaged PNGs,
-    and for those with more than `MAX_PIXELS` pixels; these need Pillow, or have an error that Pillow explains.
+    PNGs with 8 bits are supported, grey or with a palette. The result is None for other PNGs, for animations,
+    interlaced and damaged PNGs, and for PNGs of more than `MAX_PIXELS` pixels. Pillow then decodes the PNG, or raises
+    an error.
     """
     chunks = list(_chunks(encoded))
     header, names = b"".join(content for name, content in chunks if name == b"IHDR"), {name for name, _ in chunks}

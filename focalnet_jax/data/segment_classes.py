@@ -47,7 +47,7 @@ class SegmentClasses:
         return np.array(self.colours, np.uint8) if self.colours else None
 
     def coding(self, reduce_zero_label: bool) -> MaskCoding:
-        """Returns the coding of masks of these classes. Colours that are not unique only serve to draw."""
+        """Returns the coding of masks of these classes. Colours that are not unique are used only for drawing."""
         colours = self.colours + self.ignored
         unique = bool(self.colours) and len(set(colours)) == len(colours)
         return MaskCoding(

@@ -165,7 +165,7 @@ def _indexed(kind: str, path: str, columns: tuple[str | None, str | None], cache
     image_column, label_column = columns
     sources = find_sources(kind, [Path(path)], image_column=image_column, label_column=label_column)
     for note in sources.notes:
-        print(_in_words_of_configs(note))
+        print(_with_config_keys(note))
     names = [os.path.abspath(container.path) for container in sources.containers]
     digest = hashlib.sha256(json.dumps([__version__, kind, columns, *names]).encode()).hexdigest()[:16]
     with _cache_folder(Path(os.path.expanduser(cache), _INDICES, digest)) as folder:
@@ -227,10 +227,11 @@ def _for_configs() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(_in_words_of_configs(str(error))) from error
+        raise UserError(_with_config_keys(str(error))) from error
 
 
-def _in_words_of_configs(message: str) -> str:
+def _with_config_keys(message: str) -> str:
+    """Returns a message of `data.prepare` with config keys instead of flags."""
     for flag, key in _IN_A_CONFIG:
         message = message.replace(flag, key)
     return message

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from focalnet_jax.data.card import CARD, DESCRIPTION, read_card
 from focalnet_jax.errors import UserError
 from focalnet_jax.storage.address import is_bucket, refuse_mistyped, to_path
-from focalnet_jax.storage.cached import CachedFolder, cached_folder, copy_of, in_words_of
+from focalnet_jax.storage.cached import CachedFolder, cached_folder, copy_of, errors_name_bucket
 from focalnet_jax.storage.files import check_bucket
 
 _KEY = "data.cache"
@@ -46,7 +46,7 @@ def staged_data_set(address: str, cache: str) -> CachedFolder:
     files = [name for name in copy.list(recursive=not found[0]) if "/" not in name and name.endswith(_METADATA)]
     copy.fetch(files)
     if CARD in files:
-        with in_words_of(copy):
+        with errors_name_bucket(copy):
             copy.expect(read_card(copy.folder / CARD).get("sha256", {}))
     return copy
 
@@ -105,7 +105,7 @@ def local_folder(
     chosen = within(folders) if callable(within) else within
     if chosen == "." or chosen in folders:
         copy.fetch_all("" if chosen == "." else chosen, examples=1)
-    with in_words_of(copy):
+    with errors_name_bucket(copy):
         yield str(copy.folder)
 
 
@@ -137,5 +137,5 @@ def local_shards(path: str | None, cache: str, files: str) -> Iterator[str | Non
             f"there is nothing at data.path={address}; expected {files}: one file or a folder, not a pattern; check "
             "the path"
         )
-    with in_words_of(copy):
+    with errors_name_bucket(copy):
         yield str(local)

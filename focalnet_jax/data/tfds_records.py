@@ -17,7 +17,7 @@ from focalnet_jax.data.decode import UnreadableImageError
 from focalnet_jax.data.staged import need_shards, staged_data_set
 from focalnet_jax.errors import UserError
 from focalnet_jax.storage.address import is_bucket
-from focalnet_jax.storage.cached import in_words_of
+from focalnet_jax.storage.cached import errors_name_bucket
 
 
 class TfdsRecords:
@@ -51,7 +51,7 @@ class TfdsRecords:
         if not path:
             raise UserError("data.source=tfds needs data.path: give a prepared directory or the name of a data set")
         self._copy = staged_data_set(path, cache) if is_bucket(path) else None
-        with self.in_words_of_the_bucket():
+        with self.errors_name_bucket():
             builder = open_builder(path if self._copy is None else str(self._copy.folder))
             check(builder.info.features)
             self._open(path, builder, split, encoded)
@@ -98,9 +98,9 @@ class TfdsRecords:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:  # exceptions of the reader of records
             raise UnreadableImageError(f"its record is damaged: {' '.join(str(error).split())[:200]}") from error
 
-    def in_words_of_the_bucket(self) -> contextlib.AbstractContextManager[None]:
+    def errors_name_bucket(self) -> contextlib.AbstractContextManager[None]:
         """Context manager in which errors name the address of the data set instead of its local copy."""
-        return contextlib.nullcontext() if self._copy is None else in_words_of(self._copy)
+        return contextlib.nullcontext() if self._copy is None else errors_name_bucket(self._copy)
 
     def _wait_for(self, index: int) -> None:
         """Waits for the file of an example if the data set is in a bucket."""

@@ -42,7 +42,7 @@ class TfdsSource:
             self.class_names = tuple(label.names)
 
         self.records = TfdsRecords(path, split, cache, check)
-        with self.records.in_words_of_the_bucket():
+        with self.records.errors_name_bucket():
             on_card = _fingerprint_on_card(self.records.folder / CARD, self.class_names)
         self.fingerprint = fingerprint_of([*self.records.identity, *self.class_names, on_card])
 

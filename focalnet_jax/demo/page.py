@@ -17,7 +17,7 @@ from focalnet_jax.demo.panels import Explanation, Panel, block_panels, explain, 
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.inference import read_picture
 from focalnet_jax.model import FocalNetConfig
-from focalnet_jax.tasks.task import Predictor
+from focalnet_jax.tasks.predictor import Predictor
 from focalnet_jax.visualize.figures import coloured
 
 KEPT = 3600  # seconds for which a visitor's image and maps are kept

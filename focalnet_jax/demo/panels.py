@@ -10,7 +10,7 @@ import numpy as np
 
 from focalnet_jax.data.drawing import at_least
 from focalnet_jax.model import FocalNetConfig
-from focalnet_jax.tasks.task import Activation, Prediction, Predictor
+from focalnet_jax.tasks.predictor import Activation, Prediction, Predictor
 from focalnet_jax.visualize.drawing import block_maps
 from focalnet_jax.visualize.figures import ACTIVATION, GATES, MODULATOR, coloured, laid_over
 from focalnet_jax.visualize.maps import StageMaps, modulation_maps

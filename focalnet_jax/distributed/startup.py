@@ -1,4 +1,4 @@
-"""Connects the processes of a run, and checks that they agree.
+"""Connects the processes of a run, and ends them together.
 
 A run has one process per host of a TPU pod, one per GPU or node of a cluster, or several on one machine.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import glob
-import hashlib
 import importlib.util
-import itertools
 import os
 import re
 import signal
@@ -23,8 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from focalnet_jax.distributed import native_log
 from focalnet_jax.distributed.flags import COORDINATOR, PROCESS, PROCESSES
@@ -34,7 +30,6 @@ from focalnet_jax.system.signals import handled
 _HEARTBEAT_SECONDS = 10  # time without a heartbeat after which a process counts as gone and the others end
 _LINGER_SECONDS = 1.0  # time before process 0 ends, in which the other processes can print the same error
 _LONGEST_TIMEOUT = 24 * 60 * 60
-_MOST_NAMES = 8  # that one message lists
 _BROKEN_OFF = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable|aborted", re.IGNORECASE)
 _COLLECTIVE = re.compile(r"gloo|nccl", re.IGNORECASE)
 
@@ -244,60 +239,3 @@ def warn(text: str) -> None:
     """Prints a warning to stderr, in process 0 only, because all processes have the same warnings."""
     if is_first():
         print(f"warning: {text}", file=sys.stderr)
-
-
-def from_first(value: float) -> float:
-    """Returns the value of process 0 in all processes; for values that may differ, such as those read from a disk."""
-    if jax.process_count() == 1:
-        return value
-    # Sent as bytes, because JAX would round the value to float32.
-    sent = multihost_utils.broadcast_one_to_all(np.frombuffer(np.float64(value).tobytes(), np.uint8))
-    return float(np.frombuffer(np.asarray(sent).tobytes(), np.float64)[0])
-
-
-def anywhere(here: bool) -> bool:
-    """Returns whether `here` is true in any process; all processes must call this function."""
-    return bool(multihost_utils.process_allgather(np.int32(here)).any()) if jax.process_count() > 1 else here
-
-
-def check_same(values: Mapping[str, str]) -> None:
-    """Checks that all processes have the same `values`; all processes must call this function.
-
-    Args:
-      values: strings by name, such as config values by key.
-
-    Raises:
-      UserError: names or values differ. The message has the names that differ, and this process's values.
-    """
-    if jax.process_count() == 1:
-        return
-    # Names first, because the gathered hashes must have the same shape in all processes.
-    names = [set(text.split("\n")) for text in _gather_text("\n".join(values))]
-    if unshared := sorted(set.union(*names) - set.intersection(*names)):
-        listed = ", ".join(unshared[:_MOST_NAMES])
-        more = f" and {len(unshared) - _MOST_NAMES} more" if len(unshared) > _MOST_NAMES else ""
-        raise UserError(
-            f"only some processes of this run have {listed}{more}: start all processes with the same code, recipe and "
-            "--config arguments"
-        )
-    values = dict(sorted(values.items()))
-    differs = np.ptp(_gather_hashes(list(values.values())), 0).any(axis=-1)
-    if differs.any():
-        differing = itertools.compress(values.items(), differs)
-        here = ", ".join(f"{name} (here {value})" for name, value in differing)
-        raise UserError(f"the processes of this run differ in {here}: start all processes with the same values")
-
-
-def _gather_text(text: str) -> list[str]:
-    """Returns the text of each process."""
-    encoded = np.frombuffer(text.encode(), np.uint8)
-    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(encoded))))
-    padded = np.pad(encoded, (0, lengths.max() - len(encoded)))
-    texts = np.asarray(multihost_utils.process_allgather(padded))
-    return [row[:length].tobytes().decode() for row, length in zip(texts, lengths, strict=True)]
-
-
-def _gather_hashes(texts: list[str]) -> np.ndarray:
-    """Returns a hash of each text in each process, `[processes, texts, 32]` uint8."""
-    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
-    return np.asarray(multihost_utils.process_allgather(np.stack(digests)))

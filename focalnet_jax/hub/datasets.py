@@ -25,11 +25,11 @@ from focalnet_jax.hub.address import Address
 from focalnet_jax.hub.download import check_digest, discard, is_damaged
 from focalnet_jax.hub.library import UnreachableError, explained, import_hub
 
-_AT_ONCE = 8  # files downloaded or checked at the same time
+_AT_ONCE = 8  # number of files that are downloaded or checked at the same time
 _LARGE = 10**9  # smallest size in bytes of files whose check is announced
 _WAITS = (1.0, 10.0, 60.0)  # seconds before each further attempt to download a file
 Progress = Callable[[int], Callable[[int, int], None]]
-_INTACT = "intact.json"  # file in the folder of a commit with the state of files whose SHA-256 is right
+_INTACT = "intact.json"  # file in the folder of a commit, with the state of files whose SHA-256 was verified
 _OURS = "focalnet_jax"  # folder in the cache of a repository with lists of files and with links to files
 
 
@@ -45,8 +45,8 @@ class Listing:
 def list_files(address: Address) -> Listing:
     """Returns the files of the repository of an address; `address.path` is ignored.
 
-    During a process, a revision always refers to the same commit. If the hub cannot be reached, the list of the last
-    time is used, with a note on stderr.
+    During a process, a revision always refers to the same commit. If the hub cannot be reached, the last list in the
+    cache is used, with a note on stderr.
 
     Raises:
       UserError: the repository or revision does not exist or is not accessible, or huggingface_hub is not installed.
@@ -162,7 +162,7 @@ def _discard_damaged(address: Address, listing: Listing, names: Sequence[str]) -
 
 
 def _intact(address: Address, listing: Listing) -> dict[str, list[int]]:
-    """Returns the state of each file when it was last compared with its SHA-256."""
+    """Returns the state that each file had when its SHA-256 was last verified."""
     try:
         return dict(json.loads((_folder(address) / listing.commit / _INTACT).read_text()))
     except (OSError, ValueError, TypeError):
@@ -172,12 +172,12 @@ def _intact(address: Address, listing: Listing) -> dict[str, list[int]]:
 def _record_intact(address: Address, listing: Listing, names: Sequence[str]) -> None:
     snapshot = _repository(address) / "snapshots" / listing.commit
     states = {name: _state(snapshot / name) for name in names}
-    with contextlib.suppress(OSError):  # a cache that cannot be written is compared every time
+    with contextlib.suppress(OSError):  # if the cache cannot be written, files are compared every time
         _write(_folder(address) / listing.commit / _INTACT, _intact(address, listing) | states)
 
 
 def _state(path: Path) -> list[int]:
-    """Returns size and time of change of a file."""
+    """Returns the size and the modification time of a file."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
@@ -192,7 +192,7 @@ def _fetch(address: Address, commit: str, name: str) -> None:
                 path = Path(hub.hf_hub_download(address.repo, name, **kwargs))
             check_digest(path, address)
             blob = path.resolve()
-            for left in blob.parent.glob(f"{blob.name}.*.incomplete"):  # of processes that were killed
+            for left in blob.parent.glob(f"{blob.name}.*.incomplete"):  # files of processes that were killed
                 left.unlink(missing_ok=True)
             return
         except RunFailedError as error:

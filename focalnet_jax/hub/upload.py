@@ -31,7 +31,7 @@ def parse_destination(given: str) -> Address:
 
 
 def find_repository(address: Address) -> Repository | None:
-    """Returns a repository, or None if the user sees no such repository. Raises the errors of `library.explained`."""
+    """Returns a repository, or None if the user cannot see it. Raises the errors of `library.explained`."""
     hub = import_hub(address)
     with explained(address, writing=True):
         try:

@@ -1,4 +1,4 @@
-"""Convolutions of maps that keep their size. On CPUs, C++ computes those of 3x3 and the gradients of kernels."""
+"""Convolutions that keep the size of maps. On CPUs, C++ computes 3x3 convolutions and the gradients of kernels."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def same_conv(
     precision: jax.lax.PrecisionLike = None,
     **options: Any,
 ) -> jax.Array:
-    """Returns the convolution of `x` `[B, H, W, I]` with `kernel` `[k, k, I, O]`, k odd, `[B, H, W, O]`.
+    """Returns the convolution `[B, H, W, O]` of `x` `[B, H, W, I]` with `kernel` `[k, k, I, O]`, k odd.
 
     It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". Kernels of 3x3 use
-    `winograd`. XLA is slow at the gradients of other kernels on CPUs; here they are one C++ product per position of the
-    kernel.
+    `winograd`. On CPUs, XLA computes the gradients of other kernels slowly. Here, C++ computes them as one product per
+    position of the kernel.
     """
     assert (strides, padding) == ((1, 1), "SAME")  # as `ConvBlock` calls it
     if not allows_kernels(x, kernel):  # JAX's rules split gradients over any mesh

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from focalnet_jax.ops import native
 
-_BYTES = 2**26  # of the 16 transformed maps, which should stay in a cache
-_FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # with fewer, packing the kernel takes longer than it saves
+_BYTES = 2**26  # size limit of the 16 transformed maps of a part, so that they stay in a cache
+_FEWEST_ROWS, _FEWEST_COLUMNS = 128, 16  # below these sizes, packing the kernel costs more time than it saves
 Maps = list[list[jax.Array]]  # matrix of arrays
 
 
@@ -53,7 +53,7 @@ def _chunks(x: jax.Array, channels: int) -> _Chunks:
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the convolution of `x` `[B, H, W, I]` with `kernel` `[3, 3, I, O]`, `[B, H, W, O]`, float32."""
+    """Returns the convolution `[B, H, W, O]` of `x` `[B, H, W, I]` with `kernel` `[3, 3, I, O]`, all float32."""
     batch, height, width, _ = x.shape
     chunks = _chunks(x, max(kernel.shape[2:]))
     padded, factors = _padded(x, chunks), _kernel_maps(kernel)
@@ -86,7 +86,7 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
     zeros = jnp.zeros((x.shape[-1], cotangent.shape[-1]), jnp.float32)
     sums, _ = jax.lax.scan(add, [[zeros] * 4] * 4, chunks.places(x.shape[0]))
 
-    def transformed(k: Sequence[jax.Array]) -> list[jax.Array]:  # transposed transform of `_kernel_maps`
+    def transformed(k: Sequence[jax.Array]) -> list[jax.Array]:  # transpose of the transform in `_kernel_maps`
         half, other = (k[1] + k[2]) / 2, (k[1] - k[2]) / 2
         return [k[0] + half, other, half + k[3]]
 
@@ -94,14 +94,14 @@ def kernel_gradient(x: jax.Array, cotangent: jax.Array) -> jax.Array:
 
 
 def _padded(x: jax.Array, chunks: _Chunks) -> jax.Array:
-    """Returns maps with a border of one pixel, and zeros below and on the right up to whole parts."""
+    """Pads maps with zeros: one pixel above and on the left, and up to whole parts below and on the right."""
     height, width = x.shape[1:3]
     below, right = 2 * chunks.rows * chunks.strips + 1 - height, 2 * chunks.columns + 1 - width
     return jnp.pad(x, ((0, 0), (1, below), (1, right), (0, 0)))
 
 
 def _cut(padded: jax.Array, place: tuple[jax.Array, jax.Array], chunks: _Chunks, *, border: int) -> jax.Array:
-    """Returns the pixels of one part, with a border of that many pixels in all along each axis."""
+    """Returns the pixels of one part, which is `border` pixels larger than its outputs along each axis."""
     image, row = place
     sizes = chunks.images, 2 * chunks.rows + border, 2 * chunks.columns + border, padded.shape[-1]
     return jax.lax.dynamic_slice(padded, (image, row, 0, 0), sizes)
@@ -126,7 +126,7 @@ def _input_maps(x: jax.Array) -> Maps:
 
 
 def _output_maps(y: jax.Array) -> Maps:
-    """Returns the transposed transform of `_outputs`, maps `[n, rows, columns, O]` of `[n, 2 rows, 2 columns, O]`."""
+    """Applies the transpose of `_outputs` to `[n, 2 rows, 2 columns, O]`; returns maps `[n, rows, columns, O]`."""
 
     def transformed(d: Sequence[jax.Array]) -> list[jax.Array]:
         return [d[0], d[0] + d[1], d[0] - d[1], -d[1]]
@@ -135,7 +135,7 @@ def _output_maps(y: jax.Array) -> Maps:
 
 
 def _outputs(products: Maps) -> jax.Array:
-    """Returns the pixels `[n, 2 rows, 2 columns, O]` of the products of maps `[n, rows, columns, O]`."""
+    """Returns the output pixels `[n, 2 rows, 2 columns, O]` of 4x4 products `[n, rows, columns, O]`."""
 
     def transformed(m: Sequence[jax.Array]) -> list[jax.Array]:
         return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
@@ -152,7 +152,7 @@ def _along_both(transform: Callable[[Sequence[jax.Array]], list[jax.Array]], map
 
 
 def _every_other(x: jax.Array, row: int, column: int, size: int) -> jax.Array:
-    """Returns the pixel in this row and column of each tile of `size` pixels, which are 2 pixels apart."""
+    """Returns the pixel at this row and column of each tile of `size` x `size` pixels; tiles are 2 pixels apart."""
     height, width = (length - size + 2 for length in x.shape[1:3])
     return x[:, row : row + height : 2, column : column + width : 2]
 

@@ -34,33 +34,35 @@ def add_keys(config: ConfigDict) -> None:
     # ignored) or weighted (sum of the class weights of these pixels, as PyTorch and mmsegmentation 1.x).
     config.head.average = "all"
     config.head.class_weights = ()  # factor of the loss of each class, in the order of the outputs; (): all 1
-    # Online hard example mining: at least this number of pixels per image counts, and the others do not; 0: all count.
+    # Online hard example mining: smallest number of pixels per image that count in the loss; 0: all pixels count.
     config.head.ohem_kept = 0
-    # Pixels count whose class has a smaller probability; None: only those `ohem_kept` with the largest losses.
+    # Pixels count if the probability of their class is lower than this. None: only the `ohem_kept` pixels per image
+    # with the largest losses count.
     config.head.ohem_threshold = config_dict.placeholder(float)
 
     # File with the class names, one per line, with or without a colour "NAME R G B"; ade20k: the built-in list; None:
     # the names stored with the data
     config.data.classes = config_dict.placeholder(str)
-    config.data.reduce_zero_label = config_dict.placeholder(bool)  # label 0 is ignored, n is class n - 1; None: by data
+    # Whether label 0 means ignored and label n means class n - 1; None: depends on the data
+    config.data.reduce_zero_label = config_dict.placeholder(bool)
     config.data.tile = config_dict.placeholder(int)  # bluemarble: pixels per side of a tile; None: 128
 
     config.augment = ConfigDict()
-    config.augment.box = (2048, 512)  # long and short side that an image is resized to fit into, for a ratio of 1
-    config.augment.ratio = (0.5, 2.0)  # range of the ratio that multiplies the box, uniform
-    config.augment.cat_max_ratio = 0.75  # a crop is drawn again if one class has a larger share of it; 1: never
+    config.augment.box = (2048, 512)  # long and short side of the box that an image fits into at ratio 1
+    config.augment.ratio = (0.5, 2.0)  # range of the factor of the box, drawn uniformly
+    config.augment.cat_max_ratio = 0.75  # a crop is drawn again if one class fills this share; 1: never
     config.augment.flip = 0.5  # probability of a horizontal flip
     config.augment.photometric = True  # whether brightness, contrast, saturation and hue are distorted
 
-    config.inference = ConfigDict()  # of evaluations and predictions
+    config.inference = ConfigDict()  # inference in evaluations and predictions
     config.inference.mode = "whole"  # whole (images at once) or slide (overlapping windows, whose logits are averaged)
     config.inference.crop = (512, 512)  # slide: largest height and width of a window
     config.inference.stride = (341, 341)  # slide: distance of windows down and to the right
     config.inference.scales = (1.0,)  # ratios that multiply the box; probabilities are averaged over them
     config.inference.flip = False  # whether probabilities are averaged over the image and its mirror image
-    # Long and short side that an image is resized to fit into; None: augment.box
+    # Long and short side of the box that an image is resized to fit into; None: augment.box
     config.inference.box = config_dict.placeholder(tuple)
-    # Sides of resized images are rounded to multiples of it, so that few programs are compiled; 1: exact sizes
+    # Sides of resized images are rounded to multiples of this, so that few programs are compiled; 1: exact sizes
     config.inference.multiple = 32
 
 
@@ -87,11 +89,11 @@ def check_loss(head: ConfigDict | FrozenConfigDict, num_classes: int) -> None:
     """Checks keys of `head` that depend on each other or on the number of classes.
 
     Raises:
-      UserError: `class_weights` has another number of classes, or `ohem_threshold` is set without `ohem_kept`.
+      UserError: the numbers of `class_weights` and of classes differ, or `ohem_threshold` is set without `ohem_kept`.
     """
     if head.class_weights and len(head.class_weights) != num_classes:
         raise UserError(
-            f"head.class_weights has {len(head.class_weights)} numbers, and there are {num_classes} classes: set one "
+            f"head.class_weights has {len(head.class_weights)} numbers, but there are {num_classes} classes: set one "
             "number for each class, in the order of the classes"
         )
     if head.ohem_threshold is not None and not head.ohem_kept:

@@ -31,7 +31,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 # A request without progress for this time is repeated. By default, gcsfs and TensorStore would wait forever.
 STALL_SECONDS = 30
 _CONNECT_SECONDS = 15
-_REQUEST_SECONDS = 600  # a whole request of gcsfs, also an upload
+_REQUEST_SECONDS = 600  # time-out of a whole request of gcsfs, including uploads
 _EXTRA = "pip install 'focalnet_jax[gcs]'"
 
 
@@ -41,7 +41,7 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def refuse_mistyped(address: str | os.PathLike[str], flag: str = "") -> None:
-    """Raises `UserError` if a path, where nothing exists, is a mistyped address or the URL of an object in a bucket.
+    """Raises `UserError` if nothing exists at a path that is a mistyped address or the URL of an object in a bucket.
 
     The message contains the address to give instead. `gs:/BUCKET/NAME` is accepted as a path, because pathlib removes
     a slash, but not as a string.
@@ -104,7 +104,7 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
 
 
 def object_in(folder: str, name: str) -> AnyPath:
-    """Returns the address of an object that a listing of a folder contains; `name` may have any characters."""
+    """Returns the address of an object in the listing of a folder; `name` may have any characters."""
     _configure()
     from etils import epath
 
@@ -112,12 +112,12 @@ def object_in(folder: str, name: str) -> AnyPath:
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """Returns a local path from the root; an address is returned unchanged."""
+    """Returns an absolute local path; an address is returned unchanged."""
     return path if is_bucket(path) else path.absolute()
 
 
 def resolved(path: AnyPath) -> AnyPath:
-    """Returns a local path without links; an address is returned unchanged."""
+    """Returns an absolute local path with links resolved; an address is returned unchanged."""
     return path if is_bucket(path) else path.resolve()
 
 
@@ -126,7 +126,7 @@ def _configure() -> None:
     """Configures the libraries that read and write buckets, before their first request.
 
     The cache of listings is off, because TensorStore and other hosts write without gcsfs's knowledge. gcsfs's support
-    of buckets with a hierarchical namespace is off: it sends requests of its own to gRPC's port before many operations,
+    of buckets with a hierarchical namespace is off: before many operations, it sends further requests to gRPC's port,
     and repeats them for a minute if they fail. Such buckets need it only to rename folders.
     """
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's files lack methods of Python's
@@ -146,4 +146,4 @@ def _configure() -> None:
         conf.setdefault("requests_timeout", timeout)
         fsspec.register_implementation(name, PatientFileSystem, clobber=True)
     for name in ("gcsfs", "fsspec", "google.auth"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # these errors are also raised

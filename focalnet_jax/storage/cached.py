@@ -56,8 +56,8 @@ def copy_of(address: AnyPath, cache: str | os.PathLike[str], key: str) -> tuple[
       key: see `cached_folder`.
 
     Returns:
-      The copy of the folder, or of the file's folder, and the local path of the file or folder; None for the path if
-      there is nothing at the address.
+      The copy of the folder, or of the file's folder, and the local path of the file or folder; None instead of the
+      path if there is nothing at the address.
 
     Raises:
       UserError: no permission, or the disk is too small.
@@ -74,14 +74,15 @@ def copy_of(address: AnyPath, cache: str | os.PathLike[str], key: str) -> tuple[
 
 
 def last_arrival() -> float:
-    """Returns when bytes last arrived for a copy that this process needs and that is incomplete; 0.0 if none is."""
+    """Returns when bytes last arrived for an incomplete copy that this process needs; 0.0 if there is no such copy."""
     return max((copy.last_arrival() for copy in list(_opened.values()) if copy.is_incomplete()), default=0.0)
 
 
 class CachedFolder:
     """A local copy of a folder in a bucket, whose files are downloaded in the background after `need` names them.
 
-    It can be sent to other processes. These wait for its files, or continue if the downloading process has ended.
+    An instance can be sent to other processes. They wait for its files, or continue the download if the downloading
+    process has ended.
     """
 
     def __init__(self, address: AnyPath, cache: Path, key: str):
@@ -179,7 +180,7 @@ class CachedFolder:
                 self._downloader.start()
 
     def path(self, name: str) -> Path:
-        """Returns the local path of a file. Waits until the file is complete; it is downloaded before all others.
+        """Returns the local path of a file. Waits until the file is complete, and downloads it before all other files.
 
         Raises:
           UserError: the object is damaged or missing, or there is no permission to read it.
@@ -216,7 +217,7 @@ class CachedFolder:
         return self.folder / below
 
     def is_incomplete(self) -> bool:
-        """Returns whether files that this process needs are missing, whichever process downloads them."""
+        """Returns whether files that this process needs are missing, no matter which process downloads them."""
         return bool(self._downloader.needed or self._downloader.first)
 
     def last_arrival(self) -> float:
@@ -234,7 +235,7 @@ class CachedFolder:
         others = sum(copy.missing_bytes() for copy in beside)
         missing, free = self.missing_bytes(), shutil.disk_usage(self._cache).free
         if missing + others > free:
-            also = f", besides the {shown_size(others)} that other data need," if others else ""
+            also = f", in addition to {shown_size(others)} for other data," if others else ""
             raise UserError(
                 f"{self.address} needs {shown_size(missing)} more in {self._key}={self._cache}{also} but its disk has "
                 f"only {shown_size(free)} free: set {self._key} to a folder on a larger disk, or mount the bucket "
@@ -277,8 +278,8 @@ class CachedFolder:
 
 
 @contextmanager
-def in_words_of(copy: CachedFolder) -> Iterator[None]:
-    """Context manager whose errors name addresses in the bucket instead of the local folder and its parent."""
+def errors_name_bucket(copy: CachedFolder) -> Iterator[None]:
+    """Context manager in which errors name addresses in the bucket instead of the local folder and its parent."""
     try:
         yield
     except (UserError, RunFailedError) as error:

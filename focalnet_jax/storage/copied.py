@@ -23,7 +23,7 @@ class CopiedFiles:
       state: folder of the lock, of incomplete files, and of the list of complete ones.
       place: the config key or flag with the folder of all copies, for messages.
       objects: the objects that can be downloaded, by relative name.
-      sha256: expected SHA-256 of some of them; the others are compared with the checksum that the bucket stores.
+      sha256: expected SHA-256 of some objects; the others are compared with the checksum that the bucket stores.
     """
 
     address: str
@@ -60,11 +60,11 @@ class CopiedFiles:
         return self.objects[name].size
 
     def part(self, name: str) -> Path:
-        """Returns the path of an incomplete file. It differs for objects of the same name written at other times."""
+        """Returns the path of an incomplete file. It depends on the time at which the object was written."""
         return self.state / f"{name_hash(name)}-{self.objects[name].generation}.part"
 
     def wanted(self, name: str) -> Path:
-        """Returns the path of the file by which a process requests `name` from the process that downloads."""
+        """Returns the path of a file that a waiting process writes to request `name` from the downloading process."""
         return self.state / "wanted" / name_hash(name)
 
     def remove_older_parts(self, name: str) -> None:

@@ -26,13 +26,13 @@ _RETRY_SECONDS = 2.0
 
 
 class Downloader:
-    """Threads that download files while this process holds the file lock of the copy, else wait for the lock.
+    """Threads that download files if this process holds the file lock of the copy, and otherwise wait for the lock.
 
     Attributes:
       files: the files of the copy.
       changed: condition that is notified after each file, and that guards the other attributes.
       needed: names to download, in order.
-      first: names that reads of this process wait for, which are downloaded before all others.
+      first: names of files that this process waits for; these are downloaded first.
       holds: whether this process holds the lock.
       trouble: why the last request failed, or "" if it succeeded.
     """
@@ -47,7 +47,7 @@ class Downloader:
         self.progress = DownloadProgress(files.address, files.folder)
         self._taken: set[str] = set()
         self._errors: dict[str, Exception] = {}
-        self._failed: Exception | None = None  # an error that all files would have
+        self._failed: Exception | None = None  # an error that concerns all files
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -57,7 +57,7 @@ class Downloader:
             self._thread.start()
 
     def error_of(self, name: str) -> Exception | None:
-        """Returns the error because of which a file will not be complete, or None."""
+        """Returns the error that prevents a file from becoming complete, or None."""
         return self._errors.get(name) or self._failed
 
     def _run(self) -> None:
@@ -116,7 +116,7 @@ class Downloader:
             is_transient = isinstance(error, StorageError) and error.errno == errno.EIO
             if (is_transient or isinstance(error, UserError)) and self._was_replaced(name):
                 error, is_transient = (
-                    UserError(f"{self.files.address}/{name} was replaced meanwhile; start again"),
+                    UserError(f"{self.files.address}/{name} was replaced during the download; start again"),
                     False,
                 )
             gone = isinstance(error, FileNotFoundError) and not self._is_in_bucket(name)
@@ -133,7 +133,7 @@ class Downloader:
                 time.sleep(_RETRY_SECONDS)
 
     def _take(self) -> str | None:
-        """Returns the next file to download, or None if all files are finished, or after an error that all have."""
+        """Returns the next file to download; None if all files are finished, or after an error that concerns all."""
         with self.changed:
             while self._failed is None:
                 if (name := self._next()) is not None:
@@ -141,11 +141,11 @@ class Downloader:
                     return name
                 if not self._taken and not self.needed:
                     break
-                self.changed.wait(POLL_SECONDS)  # more may be needed while others download
+                self.changed.wait(POLL_SECONDS)  # further files may be needed meanwhile
         return None
 
     def _next(self) -> str | None:
-        """Returns a file that a read waits for, else the next needed one; removes those that are finished."""
+        """Returns a file that a read waits for, or else the next needed file. Removes finished files from the lists."""
         for name in (*self.first, *self._wanted_elsewhere(), *islice(self.needed, 2 * THREADS)):
             if name in self._taken or name not in self.files.objects:
                 continue
@@ -190,12 +190,12 @@ class Downloader:
         return True
 
     def _fail(self, name: str, error: Exception | None, *, gone: bool) -> None:
-        """Records an error of one file, or of all; `gone` says that the file's object does not exist."""
+        """Records an error of one file or of all files. `gone`: whether the file's object does not exist."""
         if isinstance(error, UserError):
             self._errors[name] = error
         elif gone:
-            self._errors[name] = UserError(f"{self.files.address}/{name} was deleted meanwhile; start again")
-        elif isinstance(error, FileNotFoundError):  # perhaps not all of the folder is deleted yet
+            self._errors[name] = UserError(f"{self.files.address}/{name} was deleted during the download; start again")
+        elif isinstance(error, FileNotFoundError):  # the folder may be deleted only partly so far
             self._failed = UserError(f"{self.files.place} was deleted during the download; start again")
         elif error is not None:
             self._failed = _explained(error, self.files.place, f"{self.files.address}/{name}")
@@ -210,7 +210,7 @@ def _acquired(lock: IO[str]) -> bool:
 
 
 def _explained(error: Exception, place: str, source: str = "") -> Exception:
-    """Returns the error of a download with one line."""
+    """Returns the error of a download with a one-line message."""
     if isinstance(error, StorageError):
         return UserError(f"{source}: {error.strerror}")
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Errors of requests to buckets: what failed, in one line, and whether the user or the service can mend it."""
+"""Errors of requests to buckets: the reason in one line, and whether the user or the service causes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROLE = "give this account the role Storage Object User"
 _FORBIDDEN = re.compile(r"\bForbidden\b|PERMISSION_DENIED")
 _UNAUTHORIZED = re.compile(r"\bUnauthorized\b|UNAUTHENTICATED|Anonymous caller|invalid_grant")
 
-_DETAILS = re.compile(r" \[(?:http_response_body|tensorstore_spec|source locations)=")  # of TensorStore
+_DETAILS = re.compile(r" \[(?:http_response_body|tensorstore_spec|source locations)=")  # start of TensorStore's details
 
 
 class StorageError(OSError):
@@ -22,7 +22,7 @@ class StorageError(OSError):
 
 
 def storage_error(error: BaseException, path: str | os.PathLike[str]) -> StorageError:
-    """Returns the error of a failed request: EACCES without permission, ENOENT without the bucket, else EIO."""
+    """Returns the error of a failed request; its errno is EACCES (no permission), ENOENT (no such bucket) or EIO."""
     if isinstance(error, StorageError):
         return error
     text = _DETAILS.split(_described(error))[0]
@@ -43,7 +43,7 @@ def storage_error(error: BaseException, path: str | os.PathLike[str]) -> Storage
 def unreadable(path: str | os.PathLike[str], error: OSError) -> UserError | RunFailedError:
     """Returns the error of a command that could not read a file of a bucket: `RunFailedError` for an outage.
 
-    Without permission, without the bucket, and for files on a disk it is `UserError`.
+    The error is a `UserError` if a permission or the bucket is missing, and for files on a disk.
     """
     text = f"{path}: cannot be read: {error.strerror}"
     if isinstance(error, StorageError) and error.errno == errno.EIO:
@@ -53,7 +53,7 @@ def unreadable(path: str | os.PathLike[str], error: OSError) -> UserError | RunF
 
 def _described(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, TimeoutError):  # whose text is empty, or names only the address
+    if isinstance(error, TimeoutError):  # its text is empty or only the address
         return f"no answer in time{f' ({text})' if text else ''}"
     return text or type(error).__name__
 

@@ -1,7 +1,7 @@
 """Operations on files that differ between local disks and buckets.
 
 In a bucket, one object is written atomically, a folder is the common part of names, and a folder is renamed by copying
-and deleting every object. Requests fail now and then; gcsfs and TensorStore repeat them for about half a minute.
+and deleting every object. Requests fail occasionally; gcsfs and TensorStore repeat them for about half a minute.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def sizes(folder: AnyPath) -> dict[str, int]:
 
 
 def sizes_of(folder: AnyPath, names: Iterable[str]) -> dict[str, int]:
-    """Returns the sizes in bytes of those of the files `names` in a folder that exist."""
+    """Returns the sizes in bytes of the files `names` in a folder, without files that do not exist."""
     if is_bucket(folder):
         found = sizes(folder)
         return {name: found[name] for name in names if name in found}
     present = {}
     for name in names:
-        with suppress(OSError):  # deleted, also while this runs
+        with suppress(OSError):  # files may be deleted at any time
             present[name] = (folder / name).stat().st_size
     return present
 
@@ -137,7 +137,7 @@ def _stored(entry: dict) -> StoredObject:
 
 
 def object_at(path: AnyPath) -> StoredObject | None:
-    """Returns the object at an address, or None if there is none; raises `StorageError` without an answer."""
+    """Returns the object at an address, or None. Raises `StorageError` if the bucket does not answer."""
     entry = _entry(path)
     return _stored(entry) if entry and entry["type"] == "file" else None
 
@@ -219,7 +219,7 @@ def changed_at(path: AnyPath) -> float:
 
 @contextmanager
 def requests(path: AnyPath) -> Iterator[None]:
-    """Context manager that raises errors of a bucket as `StorageError`, and a missing object as `FileNotFoundError`."""
+    """Context manager that raises `StorageError` for errors of a bucket, `FileNotFoundError` for a missing object."""
     try:
         yield
     except (FileNotFoundError, StorageError, UserError, RunFailedError):
@@ -232,7 +232,7 @@ def requests(path: AnyPath) -> Iterator[None]:
 
 @contextmanager
 def answering(path: AnyPath) -> Iterator[None]:
-    """Context manager that raises `StorageError` as `RunFailedError`, or as `UserError` without permission."""
+    """Context manager that converts `StorageError` to `RunFailedError`, or to `UserError` without permission."""
     try:
         yield
     except StorageError as error:
@@ -242,7 +242,7 @@ def answering(path: AnyPath) -> Iterator[None]:
 def _entry(path: AnyPath) -> dict | None:
     """Returns the properties of a file or folder of a bucket, or None if there is none.
 
-    gcsfs's own `exists` takes a request that is forbidden for a missing file.
+    gcsfs's own `exists` returns False if the request is forbidden.
     """
     with requests(path):
         try:
@@ -254,7 +254,8 @@ def _entry(path: AnyPath) -> dict | None:
 def _listing(folder: AnyPath, *, recursive: bool, markers: bool = False) -> dict[str, dict]:
     """Returns the entries in a folder of a bucket by relative name; only files if `recursive`.
 
-    Empty objects whose names end in /, which the console and gcsfuse write for folders, are left out unless `markers`.
+    The console and gcsfuse write empty objects for folders, with names that end in /. Unless `markers` is set, these
+    are left out.
     """
     prefix = os.fspath(folder).removeprefix("gs://").rstrip("/") + "/"
     with requests(folder):
@@ -279,7 +280,7 @@ def _file_system():
 
 @functools.cache
 def _file_system_of(process: int):
-    """Returns the client of a process, which is shared by its threads: each client requests credentials."""
+    """Returns the client of this process. All threads share it, because each client requests credentials."""
     import fsspec
 
     return fsspec.filesystem("gcs")

@@ -25,7 +25,7 @@ class FinishedFiles:
         self.update()
 
     def update(self) -> None:
-        """Reads the lines that were added by any process. A line without its end is read later."""
+        """Reads the lines that were added by any process. An incomplete last line is read by a later call."""
         with self._lock:
             try:
                 if self._path.stat().st_size <= self._read:
@@ -41,7 +41,7 @@ class FinishedFiles:
                 try:
                     row = json.loads(line)
                     self._stamps[row["name"]] = (row["generation"], row["size"], row["time"])
-                except (ValueError, LookupError, TypeError):  # the end of a line that a kill has cut off
+                except (ValueError, LookupError, TypeError):  # rest of a line that was cut off by a kill
                     continue
 
     def add(self, name: str, generation: int) -> None:
@@ -51,7 +51,7 @@ class FinishedFiles:
         with self._lock, self._path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
-                if file.read(1) != b"\n":  # a kill has cut off the last line
+                if file.read(1) != b"\n":  # the last line was cut off by a kill
                     file.write(b"\n")
             file.write(json.dumps(row).encode() + b"\n")
         self.update()

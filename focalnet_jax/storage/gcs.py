@@ -1,4 +1,4 @@
-"""gcsfs's file system, with requests that are repeated as long as `storage.patience` says."""
+"""gcsfs's file system, with failed requests repeated for the time that `storage.patience` sets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gcsfs.retry import is_retriable
 
 from focalnet_jax.storage.patience import PATIENCE, deadline
 
-_PAUSE_SECONDS = 2.0  # between two rounds of gcsfs's own repetitions, which take half a minute
+_PAUSE_SECONDS = 2.0  # pause between two rounds of gcsfs's own retries; a round takes half a minute
 
 
 class PatientFileSystem(gcsfs.GCSFileSystem):
     """File system of the addresses `gs://`.
 
     The answer to a request can be lost. gcsfs then repeats a request that has succeeded, and finds no object to delete,
-    or no upload to complete. Both count as success if the bucket shows it. TensorStore, which writes the arrays, has
-    retries of its own for more than 10 minutes.
+    or no upload to complete. Both count as success if the state of the bucket confirms it. TensorStore, which writes
+    the arrays, repeats requests itself for more than 10 minutes.
     """
 
     async def _request(self, method, path, *args, data=None, **kwargs):

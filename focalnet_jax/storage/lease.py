@@ -1,7 +1,7 @@
 """Lock of a workdir in a bucket: an object that its holder renews and that others may replace when it is not renewed.
 
-Every write has a precondition on the object's generation, a number that the service changes with each write. Of two
-runs that want the lock, the service therefore lets only one write it.
+Every write has a precondition on the object's generation, a number that the service changes with each write. If two
+runs write the lock at the same time, the service therefore rejects one of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from focalnet_jax.storage.patience import PATIENCE
 
 BEAT_SECONDS = 5.0  # interval of renewals
 PATIENCE_SECONDS = 30.0  # time without a renewal after which the holder counts as ended
-_TIMEOUT_SECONDS = 10.0  # of a request
+_TIMEOUT_SECONDS = 10.0  # time-out of a request
 _START_SECONDS = 30.0  # how long a request is repeated before the lock is held
 
 
@@ -115,18 +115,18 @@ class Lease:
         return (found if isinstance(found, dict) else {}), int(blob.generation)
 
     def _write(self, generation: int) -> bool:
-        """Writes the object if its generation is the given one; returns whether it was."""
+        """Writes the object if it has the given generation; returns whether it was written."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         with _errors(self._path):
             try:
-                blob = self._bucket.blob(self._name)  # a new one: a used one asks for its own generation
+                blob = self._bucket.blob(self._name)  # a new object, because a used one requires its own generation
                 blob.upload_from_string(
                     self._content,
                     if_generation_match=generation,
                     timeout=_TIMEOUT_SECONDS,
                     checksum=None,
-                    retry=None,  # the caller repeats it in time
+                    retry=None,  # the caller repeats the request within its time limit
                 )
             except NotFound:
                 why = f"there is no bucket {self._bucket.name}; create it first"
@@ -144,7 +144,7 @@ class Lease:
         return True
 
     def _wait_for(self, generation: int, refused: UserError) -> None:
-        """Returns when a holder has ended; raises `refused` if it renews the object."""
+        """Waits until a holder has ended; raises the error of `refused` if the holder renews the object."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(1.0)

@@ -22,7 +22,7 @@ from focalnet_jax.storage.files import StorageError, requests, write_whole
 from focalnet_jax.storage.patience import PATIENCE
 
 _INTERVAL_SECONDS = 1.0  # between two writes of an object, the limit of the service
-_SHARE = 10  # a file whose upload took n seconds rests for n times this, so that the network stays free
+_SHARE = 10  # after an upload of n seconds, a file waits n times this, so that the network stays free
 _LONGEST_PAUSE = 60.0
 
 
@@ -38,7 +38,7 @@ class Mirror:
     def __init__(self, folder: Path, workdir: AnyPath, check: Callable[[], None]):
         self._folder, self._workdir, self._check = folder, workdir, check
         self._copied = {path: _state(path) for path in self._files()}
-        self._next: dict[Path, float] = {}  # when a file may be copied again
+        self._next: dict[Path, float] = {}  # time from which a file may be copied again
         self._failure: RunFailedError | None = None  # why nothing is copied any more
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -46,7 +46,7 @@ class Mirror:
         self._thread.start()
 
     def copy(self, *, only_due: bool = False) -> None:
-        """Copies all files that have changed; with `only_due`, except those that were copied recently.
+        """Copies all files that have changed. With `only_due`, skips files that were copied recently.
 
         Raises:
           StorageError: the bucket cannot be written.
@@ -61,15 +61,15 @@ class Mirror:
                     self._copy(path)
 
     def check(self) -> None:
-        """Raises `RunFailedError` if another run holds the workdir, or it could not be written for a long time."""
+        """Raises `RunFailedError` if another run holds the workdir, or if writing has failed for a long time."""
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
-        """Copies the rest.
+        """Ends the thread and copies all remaining changes.
 
         Raises:
-          RunFailedError: the bucket cannot be written; the local folder with the files stays, and the message names it.
+          RunFailedError: the bucket cannot be written. The message names the local folder, which keeps the files.
         """
         self._ended.set()
         self._thread.join()
@@ -86,7 +86,7 @@ class Mirror:
         if self._copied.get(path) == state:
             return
         begun = time.monotonic()
-        content = path.read_bytes()  # at once, because the run may append to the file meanwhile
+        content = path.read_bytes()  # in one read, because the run may append to the file meanwhile
         write_whole(self._workdir / str(path.relative_to(self._folder)), content)
         self._copied[path] = state
         taken = time.monotonic() - begun
@@ -131,12 +131,12 @@ def _state(path: Path) -> tuple[int, int]:
 def local_folder(
     workdir: AnyPath, names: tuple[str, ...], check: Callable[[], None]
 ) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
-    """Context manager that gives the folder for files that are appended to, and two functions.
+    """Context manager that yields the folder for files that are appended to, and two functions.
 
-    The first function copies the files now. The second one raises `RunFailedError` if the workdir can no longer be
-    written; it makes no request. For a local workdir, the folder is the workdir itself, and nothing is copied. For a
-    bucket it is a temporary folder with copies of the files `names`, which is deleted at the end if all of it is in the
-    bucket.
+    The first function copies the files now. The second function raises `RunFailedError` if the workdir can no longer be
+    written, without a request. For a local workdir, the folder is the workdir itself, and nothing is copied. For a
+    bucket, the folder is temporary and has copies of the files `names`. It is deleted at the end if the bucket has all
+    its files.
     """
     if not is_bucket(workdir):
         yield Path(workdir), check, check

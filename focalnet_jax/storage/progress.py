@@ -20,7 +20,7 @@ def _files(count: int) -> str:
 
 
 class DownloadProgress:
-    """Counts what arrives of the files of a folder, and prints a line to stderr every few seconds.
+    """Counts the files and bytes of a folder that arrive, and prints a line to stderr every few seconds.
 
     Args:
       address: the folder in the bucket.
@@ -59,7 +59,7 @@ class DownloadProgress:
             self._print("complete in {seconds:.0f} s")
 
     def show(self) -> None:
-        """Prints a line if the last one is old."""
+        """Prints a line if the last line is several seconds old."""
         now = time.monotonic()
         if len(self._done) == len(self._sizes):
             return

@@ -1,4 +1,4 @@
-"""Protocols of a task: its interface to the trainer and to the commands, without behaviour.
+"""Protocols of a task: its interface to the trainer, without behaviour. `predictor` has the protocols of predictions.
 
 The trainer knows only named arrays, losses and metrics. The task defines the examples, the model and its loss, and how
 results are measured and shown.
@@ -6,8 +6,7 @@ results are measured and shown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,11 +23,10 @@ if TYPE_CHECKING:
     from focalnet_jax.convert.start import Start
     from focalnet_jax.data.balance import Balance
     from focalnet_jax.data.order import Groups
-    from focalnet_jax.data.preprocessing import Preprocessing
     from focalnet_jax.data.source import Source
-    from focalnet_jax.model.focalnet import Backbone
     from focalnet_jax.model.precision import Precision
     from focalnet_jax.model.summary import Summary
+    from focalnet_jax.tasks.predictor import Predictor
 
 Metrics = dict[str, "jax.Array"]
 
@@ -75,91 +73,6 @@ class Evaluation(Protocol):
         """
 
 
-class Prediction(Protocol):
-    """A model's prediction for one image."""
-
-    def line(self) -> str:
-        """Returns the prediction as one line of text."""
-
-    def json(self) -> dict[str, Any]:
-        """Returns the prediction as a JSON object."""
-
-    def draw(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image `[H, W, 3]` uint8 with the prediction drawn into or beside it."""
-
-    def scores(self) -> dict[str, float]:
-        """Returns probabilities, or fractions of the image, in [0, 1] by class name, the largest first.
-
-        The result is empty for a task whose predictions are not classes.
-        """
-
-    def files(self) -> dict[str, bytes]:
-        """Returns images to write in addition to `draw`, encoded as PNG, by the name of the folder for each."""
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A class activation map.
-
-    Attributes:
-      name: name of the class.
-      probability: predicted probability of the class, in [0, 1].
-      places: contribution of each position of the feature map to the logit of the class, `[h, w]`.
-    """
-
-    name: str
-    probability: float
-    places: np.ndarray
-
-
-class Predictor(Protocol):
-    """A model that predicts for images.
-
-    Attributes:
-      model: the model.
-      backbone: FocalNet's patch embedding and stages, whose maps `visualize` and `demo` draw.
-      preprocessing: preprocessing from images to the input of the backbone.
-      assumed: parts of the preprocessing that are not stored with the weights, in words; empty if all parts are stored.
-      description: size of the model, possible predictions and size of the inputs, in words.
-    """
-
-    model: nnx.Module
-    backbone: Backbone
-    preprocessing: Preprocessing
-    assumed: str
-    description: str
-
-    def check_head(self, path: str | Path) -> None:
-        """Raises `UserError` if the weights, which come from `path`, have no head and cannot predict."""
-
-    def describe_preprocessing(self) -> str:
-        """Returns the preprocessing from images to the input of the model, in words."""
-
-    def portable(self) -> nnx.Module:
-        """Returns `model` without values, with implementations that run on all platforms."""
-
-    def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, ..., K]` float32 for normalized images `[B, h, w, 3]`, the result of an exported model.
-
-        JAX traces this method. `model` is `model` or `portable` with its values.
-        """
-
-    def transform(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image `[H, W, 3]` uint8 after the resizing and cropping of an evaluation, `[h, w, 3]` uint8."""
-
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
-
-    def predictions(self, images: Sequence[np.ndarray], topk: int) -> Sequence[Prediction]:
-        """Returns one prediction for each image `[H, W, 3]` uint8, whose line has at most `topk` names."""
-
-    def activations(self, images: jax.Array, topk: int) -> Sequence[Activation]:
-        """Returns activation maps of the `topk` most probable classes for one normalized image `[1, h, w, 3]`.
-
-        The result is empty if the task has no such maps.
-        """
-
-
 class Task(Protocol):
     """An immutable task on the data of a config.
 
@@ -191,7 +104,8 @@ class Task(Protocol):
 
         Args:
           path: path of the weights, in any format.
-          like: the model's variables, `params` and `statistics`, as arrays or shapes, whose shardings the result has.
+          like: the model's variables, `params` and `statistics`, as arrays or shapes. The result has the same
+            shardings.
           which: selection among several weights in the file.
           evaluated: whether to evaluate the weights. Otherwise they start a run: `init_head` applies, and variables
             that the result lacks are initialised.
@@ -273,8 +187,8 @@ class Kind(Protocol):
     ) -> FrozenConfigDict:
         """Returns the config for evaluating a checkpoint of a run.
 
-        Keys of the task that select the evaluation examples get the values of the run where the evaluation would
-        otherwise include training examples. A task without such keys returns `config`.
+        If the evaluation would otherwise include training examples, the keys that select evaluation examples get their
+        values from the run. A task without such keys returns `config`.
 
         Args:
           config: config of the evaluation.

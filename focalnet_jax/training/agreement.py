@@ -20,7 +20,7 @@ from focalnet_jax import __version__
 from focalnet_jax.checkpoint.lock import LOCK
 from focalnet_jax.config import flatten
 from focalnet_jax.data.source import Source, describe_source
-from focalnet_jax.distributed.startup import anywhere, check_same
+from focalnet_jax.distributed.host_values import anywhere, check_same
 from focalnet_jax.storage.address import AnyPath
 from focalnet_jax.storage.files import exists, read_text
 

@@ -12,8 +12,9 @@ from focalnet_jax.checkpoint.integrity import MANIFEST
 from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.distributed.compilation_cache import keep_compiled
+from focalnet_jax.distributed.host_values import check_same
 from focalnet_jax.distributed.mesh import run_mesh
-from focalnet_jax.distributed.startup import check_same, ends_with_the_others, warn
+from focalnet_jax.distributed.startup import ends_with_the_others, warn
 from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.settings import MAIN
 from focalnet_jax.storage.address import to_path

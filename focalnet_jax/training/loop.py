@@ -15,8 +15,9 @@ from focalnet_jax.checkpoint.lock import held
 from focalnet_jax.checkpoint.preemption import StopRequest
 from focalnet_jax.data.loader import never
 from focalnet_jax.distributed.exchange import Exchange
+from focalnet_jax.distributed.host_values import anywhere, from_first
 from focalnet_jax.distributed.mesh import put_batch
-from focalnet_jax.distributed.startup import anywhere, ends_with_the_others, from_first, is_first
+from focalnet_jax.distributed.startup import ends_with_the_others, is_first
 from focalnet_jax.errors import EXIT_PREEMPTED, RunFailedError, UserError
 from focalnet_jax.settings import MAIN
 from focalnet_jax.storage.address import AnyPath

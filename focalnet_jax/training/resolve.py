@@ -20,7 +20,7 @@ from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.start import Start
 from focalnet_jax.data.source import Source
 from focalnet_jax.distributed.chips import find_chip
-from focalnet_jax.distributed.startup import from_first
+from focalnet_jax.distributed.host_values import from_first
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import summarize, variant_config
 from focalnet_jax.settings import settings_of

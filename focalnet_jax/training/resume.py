@@ -24,7 +24,8 @@ from focalnet_jax.checkpoint.steps import (
 from focalnet_jax.checkpoint.weights import AVERAGES, has_item, load_items
 from focalnet_jax.config import default_config, flatten
 from focalnet_jax.data.source import Source
-from focalnet_jax.distributed.startup import anywhere, from_first, is_first
+from focalnet_jax.distributed.host_values import anywhere, from_first
+from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.hub.address import is_address
 from focalnet_jax.settings.tasks import TASKS

@@ -16,9 +16,10 @@ from focalnet_jax.checkpoint.steps import FOLDER
 from focalnet_jax.config import is_auto, model_config, to_json
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.exchange import scalars
+from focalnet_jax.distributed.host_values import anywhere, from_first
 from focalnet_jax.distributed.mesh import run_mesh
 from focalnet_jax.distributed.sharding import list_placement
-from focalnet_jax.distributed.startup import anywhere, from_first, is_first, warn
+from focalnet_jax.distributed.startup import is_first, warn
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.model.variants import model_metadata
 from focalnet_jax.settings import MAIN

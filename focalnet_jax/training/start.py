@@ -13,7 +13,7 @@ from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.config import replaced
 from focalnet_jax.convert.load import Loaded
-from focalnet_jax.distributed.startup import check_same
+from focalnet_jax.distributed.host_values import check_same
 from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.parameters import named_leaves, with_leaves
 from focalnet_jax.tasks.task import Task

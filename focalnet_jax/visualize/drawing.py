@@ -19,7 +19,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.inference import read_picture
 from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.system.files import write_result
-from focalnet_jax.tasks.task import Predictor
+from focalnet_jax.tasks.predictor import Predictor
 from focalnet_jax.visualize.figures import (
     BlockMaps,
     kernels_figure,

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from focalnet_jax.tasks.task import Activation
+from focalnet_jax.tasks.predictor import Activation
 
 _INCHES = 2.6  # width of a map
 _TALLEST, _FLATTEST = 3.0, 0.5  # limits of a map's height over its width; maps beyond them are drawn smaller

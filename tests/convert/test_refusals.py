@@ -9,10 +9,11 @@ import pytest
 import safetensors.numpy
 
 from focalnet_jax.checkpoint.weights import save_params
+from focalnet_jax.convert.checkpoint_metadata import checkpoint_info
 from focalnet_jax.convert.files import sha256
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.convert.weights import checkpoint_info, read_weights
+from focalnet_jax.convert.weights import read_weights
 from focalnet_jax.convert.write import write_weights
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import model_metadata

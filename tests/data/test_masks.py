@@ -110,7 +110,7 @@ def test_the_zero_label_is_reduced_like_in_mmsegmentation():
     ("stored", "coding", "message"),
     [
         (grey_png([[0, 3], [4, 255]]), CODING, r"label 3 \(row 0, column 1; 2 pixels .*expected 0 to 2, or 255"),
-        (grey_png([[3]]), CODING, "set --config.data.reduce_zero_label=True if 0 is no class"),
+        (grey_png([[3]]), CODING, "set --config.data.reduce_zero_label=True if 0 is not a class"),
         (grey_png([[4]]), MaskCoding(3, True), "label 4 .*expected 1 to 3, or 0 or 255 for ignored"),
         (raw_png(np.array([[256]]), 16), MaskCoding(254, True), "label 256 "),
         (raw_png(np.array([[257, 0]]), 16), CODING, "label 257 "),

@@ -215,7 +215,7 @@ def test_what_is_wrong_with_the_sources_is_one_line(tmp_path):
 
 def test_prepared_pairs_are_refused_where_their_keys_contradict_them(tmp_path):
     folder, _ = prepared(tmp_path / "out", write_zip(tmp_path / "a.zip", ade20k_files()))
-    with pytest.raises(UserError, match=r"0 is no class in .*: remove --config.data.reduce_zero_label"):
+    with pytest.raises(UserError, match=r"0 is not a class in .*: remove --config.data.reduce_zero_label"):
         opened(folder, reduce_zero_label=False)
     assert opened(folder, reduce_zero_label=True).fingerprint == opened(folder).fingerprint  # reduced once
     (tmp_path / "two.txt").write_text("a\nb\n")

@@ -13,7 +13,7 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.preprocessing import Preprocessing
 from focalnet_jax.demo.panels import Explanation, block_panels, explain, prediction_panels
 from focalnet_jax.inference import Classifier
-from focalnet_jax.tasks.task import Activation
+from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.visualize.maps import StageMaps
 from tests.models import drawn_model
 

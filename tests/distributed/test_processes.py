@@ -126,7 +126,8 @@ def test_the_first_process_gives_every_number_to_the_bit(tmp_path):
     script = f"""
 import argparse, math
 from pathlib import Path
-from focalnet_jax.distributed.startup import connect, from_first, is_first
+from focalnet_jax.distributed.host_values import from_first
+from focalnet_jax.distributed.startup import connect, is_first
 connect(argparse.Namespace(coordinator=None, processes=None, process=None, coordinator_timeout=100))
 numbers = {EXACT}
 here = [from_first(number if is_first() else 7.0) for number in numbers]
@@ -143,7 +144,8 @@ def test_only_the_settings_that_some_processes_lack_are_named(tmp_path):
     script = f"""
 import argparse
 from pathlib import Path
-from focalnet_jax.distributed.startup import check_same, connect, is_first
+from focalnet_jax.distributed.host_values import check_same
+from focalnet_jax.distributed.startup import connect, is_first
 from focalnet_jax.errors import UserError
 connect(argparse.Namespace(coordinator=None, processes=None, process=None, coordinator_timeout=100))
 both = {{"data.path": "x", "seed": "0"}}

@@ -11,15 +11,9 @@ import time
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import quote, unquote, urlsplit
 
+from tests.hub.content import LARGE, chunks_of, etag_of, size_of
+
 TOKEN, READER = "hf_writer", "hf_reader"  # the tokens that the server knows; the second may not write
-_LARGE = (
-    ".safetensors",
-    ".bin",
-    ".pth",
-    ".parquet",
-    ".tar",
-)  # kept as large files: answered by a redirect, as the hub does
-_CHUNK = 2**16
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -136,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
         if found := self._repository(repo, revision):
             files = [{"rfilename": name} for name in sorted(found.files(revision))]
             if "blobs=" in self.path:
-                files = [file | {"size": _size(found.files(revision)[file["rfilename"]])} for file in files]
+                files = [file | {"size": size_of(found.files(revision)[file["rfilename"]])} for file in files]
             sha = found.refs.get(revision, revision)
             self._json(
                 {
@@ -151,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
     def _tree(self, repo, revision):
         if found := self._repository(repo, revision):
             files = sorted(found.files(revision).items())
-            self._json([{"type": "file", "path": n, "size": _size(c), "oid": _etag(n, c)} for n, c in files])
+            self._json([{"type": "file", "path": n, "size": size_of(c), "oid": etag_of(n, c)} for n, c in files])
 
     def _resolve(self, repo, revision, name):
         found = self._repository(repo, revision)
@@ -161,9 +155,9 @@ class Handler(BaseHTTPRequestHandler):
         if name not in found.commits[commit]:
             return self._error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
         content = found.commits[commit][name]
-        etag = f'"{_etag(name, content)}"'
+        etag = f'"{etag_of(name, content)}"'
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
-        if not name.endswith(_LARGE):
+        if not name.endswith(LARGE):
             return self._content(content, headers | {"ETag": etag})
         self._answer(
             302,
@@ -172,13 +166,13 @@ class Handler(BaseHTTPRequestHandler):
             | {
                 "Location": f"{self.hub.storage}/cdn/{repo}/{commit}/{quote(name)}",
                 "X-Linked-Etag": etag,
-                "X-Linked-Size": str(_size(content)),
+                "X-Linked-Size": str(size_of(content)),
             },
         )
 
     def _content(self, content, headers):
         """A file or, for a request with a range, its end."""
-        size, first = _size(content), 0
+        size, first = size_of(content), 0
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
             first = int(match[1])
         if first >= size > 0:
@@ -193,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         left = size - first if self.cut_after is None else min(self.cut_after, size - first)
-        for chunk in _chunks_of(content, first, left):
+        for chunk in chunks_of(content, first, left):
             self.wfile.write(bytes([chunk[0] ^ 1]) + chunk[1:] if self.flipped else chunk)
         if self.cut_after is not None:
             self._hang_up()
@@ -221,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
     def _preupload(self, repo):
         if self._writer() and self._repository(repo):
             files = [
-                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(_LARGE) else "regular"}
+                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular"}
                 for file in json.loads(self.body)["files"]
             ]
             self._json({"files": [file | {"shouldIgnore": False, "oid": None} for file in files]})
@@ -284,29 +278,3 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         time.sleep(self.stalls)
         self.connection.shutdown(socket.SHUT_RDWR)
-
-
-def _size(content):
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _etag(name, content):
-    """The SHA-256 of a large file, the SHA-1 of git's object of another."""
-    if name.endswith(_LARGE):
-        digest = hashlib.sha256()
-        for chunk in _chunks_of(content, 0, _size(content)):
-            digest.update(chunk)
-        return digest.hexdigest()
-    content = content if isinstance(content, bytes) else content.read_bytes()
-    return hashlib.sha1(b"blob %d\0%s" % (len(content), content)).hexdigest()
-
-
-def _chunks_of(content, first, length):
-    if isinstance(content, bytes):
-        yield content[first : first + length]
-        return
-    with content.open("rb") as file:
-        file.seek(first)
-        while length and (chunk := file.read(min(_CHUNK, length))):
-            length -= len(chunk)
-            yield chunk

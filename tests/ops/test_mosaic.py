@@ -41,6 +41,7 @@ def in_passes(vmem):
         ((1, 12, 2, 8), (7,), 2**20, 1, (3, 2)),  # blocks with fewer rows than a kernel covers, none below the map
         ((1, 7, 2, 8), (9, 3), 2**21, 1, (1, 1)),  # one row per block; four are above a window
         ((1, 3, 2, 2816), (3,), WHOLE, 1, (3, 3)),  # the widest maps
+        ((1, 14, 3, 8), (9, 11, 13), 2**23, 1, (7, 2)),  # the kernels of the dense tasks
     ],
 )
 def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows, monkeypatch):
@@ -49,9 +50,10 @@ def test_sum_and_gradients_are_those_of_xla(shape, sizes, vmem, registers, rows,
     assert_as_xla(in_passes(vmem), shape, sizes, with_bias=True)
 
 
-def test_bfloat16_is_no_further_from_the_truth_than_xlas(monkeypatch):
+@pytest.mark.parametrize("sizes", [(3, 5), (13,)])
+def test_bfloat16_is_no_further_from_the_truth_than_xlas(sizes, monkeypatch):
     monkeypatch.setattr(plan, "_REGISTERS", 1)
-    assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), (3, 5), with_bias=True)
+    assert_no_further_from_the_truth_than_xla(in_passes(WHOLE), (8, 8, 8, 16), sizes, with_bias=True)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,8 @@ def test_blocks_have_the_rows_that_fit_a_chips_fast_memory(chip, side, sizes, ro
 def test_shapes_it_cannot_compute_are_left_to_xla():
     assert mosaic.supports((64, 56, 56, 128), (3, 5, 7), 2, WHOLE)
     assert mosaic.supports((64, 96, 96, 352), (3, 5, 7, 9), 2, WHOLE)
-    assert not mosaic.supports((64, 56, 56, 128), (3, 5, 11), 2, WHOLE)
+    assert mosaic.supports((8, 128, 128, 128), (9, 11, 13), 2, WHOLE)
+    assert not mosaic.supports((64, 56, 56, 128), (3, 5, 15), 2, WHOLE)
     assert mosaic.supports((64, 56, 56, 128), (3, 5, 7), 2, V4)
     assert mosaic.supports((64, 28, 28, 256), (3, 5, 7), 2, V4)
     assert not mosaic.supports((8, 1000, 1000, 192), (3, 5, 7, 9), 2, WHOLE // 2)

@@ -66,7 +66,7 @@ def test_the_disk_must_hold_all_data_of_a_process(folder, here, tmp_path, monkey
     first.need({"part-0": 1, "part-1": 1, "part-2": 1})
     second = cached.cached_folder(to_path("gs://bucket/cached/second"), tmp_path, "data.cache")
     second.list()
-    with pytest.raises(UserError, match=r"needs 0.0 MB more in data.cache=.*, besides the 0.0 MB that other data need"):
+    with pytest.raises(UserError, match=r"needs 0.0 MB more in data.cache=.*, in addition to 0.0 MB for other data"):
         second.need({"file": 1})
 
 
@@ -74,7 +74,7 @@ def test_the_disk_must_hold_all_data_of_a_process(folder, here, tmp_path, monkey
     ("raised", "kind", "message"),
     [
         (StorageError(errno.EACCES, "no permission (Forbidden)"), UserError, "part-0: no permission"),
-        (FileNotFoundError("part-0"), UserError, "part-0 was deleted meanwhile"),
+        (FileNotFoundError("part-0"), UserError, "part-0 was deleted during the download"),
         (StorageError(errno.EIO, "Service Unavailable"), RunFailedError, r"nothing arrived for 1 s \(Service Unavail"),
         (OSError(errno.ENOSPC, "No space left on device"), RunFailedError, "No space left on device; free disk space"),
     ],
@@ -116,7 +116,7 @@ def test_an_object_replaced_during_the_download_is_an_error(folder, here, reques
     copy, _ = opened(folder, tmp_path)
     here.write(f"{folder}/part-0", FILES["part-1"])
     copy.need({"part-0": 1})
-    with pytest.raises(UserError, match="part-0 was replaced meanwhile; start again"):
+    with pytest.raises(UserError, match="part-0 was replaced during the download; start again"):
         copy.path("part-0")
 
 

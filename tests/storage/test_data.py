@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from focalnet_jax.data import loader
+from focalnet_jax.data import loader, prefetch
 from focalnet_jax.data.decode import decode
 from focalnet_jax.data.held_out import open_split
 from focalnet_jax.data.sources import SourceOptions, open_source
@@ -212,8 +212,8 @@ def test_a_batch_that_waits_for_data_is_no_stall_while_they_arrive(monkeypatch):
 
     host = SimpleNamespace(eval_example=lambda example: {"image": np.zeros(1)})
     reading = loader.ReadOptions(threads=0, stall_seconds=1.0)
-    monkeypatch.setattr(loader, "last_arrival", time.monotonic)
+    monkeypatch.setattr(prefetch, "last_arrival", time.monotonic)
     assert len(list(loader.eval_batches(Slow(), host, batch_size=1, reading=reading))) == 1
-    monkeypatch.setattr(loader, "last_arrival", lambda: 0.0)
+    monkeypatch.setattr(prefetch, "last_arrival", lambda: 0.0)
     with pytest.raises(RunFailedError, match="no batch was read for 1 s"):
         list(loader.eval_batches(Slow(), host, batch_size=1, reading=reading))

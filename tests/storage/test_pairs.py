@@ -52,7 +52,7 @@ def test_ade20k_is_prepared_from_and_to_a_bucket(here, in_process, tmp_path):  #
     archive = write_zip(tmp_path / "a.zip", ade20k_files())
     prepare_ade20k(tmp_path / "out", archive)
     here.write("archives/ADEChallengeData2016.zip", archive.read_bytes())
-    arguments = ["--source", "gs://bucket/archives/ADEChallengeData2016.zip", "--out", "gs://bucket/made"]
+    arguments = ["--source", "gs://bucket/archives/ADEChallengeData2016.zip", "--out", "gs://bucket/scenes"]
     assert main(["ade20k", *arguments, "--cache", str(tmp_path / "cache"), "--processes", "1"]) == 0
-    remote = opened("tfds", "gs://bucket/made", tmp_path / "cache2")
+    remote = opened("tfds", "gs://bucket/scenes", tmp_path / "cache2")
     same(opened("tfds", tmp_path / "out", tmp_path / "cache2"), remote)

@@ -29,7 +29,7 @@ _SPLITS = {"training": "train", "validation": "val"}
 _MEMBER = re.compile(r"(?:.*/)?(images|annotations)/(training|validation)/([^/]+)\.(jpg|png)")
 _INSTANCES = re.compile(r"(?:.*/)?annotations_instance/(training|validation)/([^/]+)\.png")
 _CLASS_LIST = "objectInfo150.txt"
-_EXPECTED = "ADEChallengeData2016.zip, and for instances also annotations_instance.tar, as they are downloaded"
+_EXPECTED = "ADEChallengeData2016.zip, and for instances also annotations_instance.tar, as downloaded"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def find_ade20k(paths: Sequence[Path]) -> Ade20k:
     """Returns the contents of the archives at `paths`.
 
     Raises:
-      UserError: an archive is missing, damaged or another one, or its classes are not the 150 of SceneParse150.
+      UserError: an archive is missing, damaged or not one of ADE20K's, or its classes are not the 150 of SceneParse150.
     """
     paths = [location.path for path in paths for location in locate("ade20k", path, Labels())]
     check_paths(paths)
@@ -162,7 +162,7 @@ def _with_instances(found: Ade20k, path: Path) -> Ade20k:
       UserError: the tar is compressed or damaged, or lacks the instances of an image.
     """
     if opener_of(path) is not None:
-        raise UserError(f"{path} is compressed: expected annotations_instance.tar as it is downloaded; unpack it once")
+        raise UserError(f"{path} is compressed: expected annotations_instance.tar as downloaded; unpack it once")
     places = {}
     for file in files(tar(path), Counter()):
         if match := _INSTANCES.fullmatch(file.name):

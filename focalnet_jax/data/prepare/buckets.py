@@ -20,7 +20,7 @@ from focalnet_jax.data.card import CARD
 from focalnet_jax.data.prepare.locations import is_on_hub
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, is_bucket, to_path
-from focalnet_jax.storage.cached import copy_of, in_words_of
+from focalnet_jax.storage.cached import copy_of, errors_name_bucket
 from focalnet_jax.storage.copied import name_hash
 from focalnet_jax.storage.files import StorageError, answering, object_at, objects, remove, upload, write_whole
 from focalnet_jax.storage.lease import Lease
@@ -58,7 +58,7 @@ def local_sources(paths: Sequence[str], cache: str, *, nested: bool) -> Iterator
             copy, local = copy_of(address, cache, _KEY)
             if local is None:
                 raise UserError(f"--source {address}: there is no such file or folder; check bucket and name")
-            stack.enter_context(in_words_of(copy))
+            stack.enter_context(errors_name_bucket(copy))
             found.append(local)
         yield found
 

@@ -132,8 +132,8 @@ def features(with_instances: bool) -> tfds.features.FeaturesDict:
 def write_pairs(job: Job, shard: Shard, reports: Path) -> int:
     """Writes a shard of images and masks, then its report, and returns the number of bytes read.
 
-    The files are copied unchanged, except images that not every reader decodes, see `checked_image`. The report
-    contains, in addition to that of `ShardWriter`, `classes` (number of images with each class).
+    The files are copied unchanged, except images that not every reader decodes, see `checked_image`. In addition to the
+    report of `ShardWriter`, the report contains `classes`, the number of images with each class.
     """
     source, coding, counts, read = job.source, ade20k_classes().coding(True), Counter(), 0
     form = features(source.instances is not None)
@@ -180,7 +180,7 @@ def _instances(path: Path, pair: Pair, shape: tuple[int, int]) -> bytes:
 
 
 def _write_metadata(job: Job, reports: Sequence[tuple[Shard, dict[str, Any]]], request: Mapping[str, Any]) -> None:
-    """Writes the manifest, the TFDS metadata and the card, which marks the data set as complete, and prints them."""
+    """Writes the manifest, the metadata and the card, which marks the data set as complete; prints a summary."""
     source, listed = job.source, ade20k_classes()
     rows = [
         {"split": shard.split, "file": name, "status": status, "reason": reason}

@@ -28,7 +28,7 @@ class BatchNorm(nnx.BatchNorm):
 
     def __init__(self, channels: int, compute: Compute, rngs: nnx.Rngs):
         # Flax's momentum is the factor of the old value; PyTorch's, 0.1, is the factor of the new one. The fast
-        # variance, E[x^2] - E[x]^2, loses digits where the mean is large.
+        # variance, E[x^2] - E[x]^2, loses precision where the mean is large.
         super().__init__(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
         self.output_dtype = compute.dtype
 
@@ -41,7 +41,7 @@ class BatchNorm(nnx.BatchNorm):
             the running statistics normalize the input.
 
         Raises:
-          UserError: `train` is set and the input has one value per channel, which has no variance.
+          UserError: `train` is set and the input has only one value per channel, so there is no variance.
         """
         if not train:
             return super().__call__(x, use_running_average=True).astype(self.output_dtype)

@@ -1,6 +1,6 @@
 """UPerNet with FocalNet, for semantic segmentation: pyramid pooling, top-down fusion and an auxiliary head.
 
-Source: arXiv 1807.10221, and mmsegmentation's UPerHead and FCNHead, whose names the parameters have.
+Source: arXiv 1807.10221, and mmsegmentation's UPerHead and FCNHead. Parameters have mmsegmentation's names.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ConvBlock(nnx.Module):
         self.bn = BatchNorm(outputs, compute, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H, W, D]`; `train` is BatchNorm's."""
+        """Maps `[B, H, W, C]` to `[B, H, W, D]`; see `BatchNorm` for `train`."""
         return nnx.relu(self.bn(by_example(self.conv(x)), train=train))
 
 
@@ -138,7 +138,7 @@ class AuxiliaryHead(nnx.Module):
         self.conv_seg = _pixel_classifier(channels, num_classes, rngs)
 
     def __call__(self, x: jax.Array, keys: jax.Array | None = None, *, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to logits `[B, H, W, K]` float32; `keys` and `train` are `DecodeHead`'s."""
+        """Maps `[B, H, W, C]` to logits `[B, H, W, K]` float32; see `DecodeHead` for the arguments."""
         for block in self.convs:
             x = block(x, train=train)
         return _classified(self.conv_seg, x, self.dropout, keys)
@@ -147,8 +147,8 @@ class AuxiliaryHead(nnx.Module):
 class UPerNet(nnx.Module):
     """FocalNet and UPerNet's heads.
 
-    The backbone is the original's for dense tasks: it pads maps and normalizes the map of each stage. BatchNorm uses
-    the statistics of the global batch in training, and running statistics otherwise.
+    The backbone is the original's backbone for dense tasks: it pads maps and normalizes the map of each stage.
+    BatchNorm uses the statistics of the global batch in training, and running statistics otherwise.
 
     Args:
       config: configuration of the backbone, with at least two stages; its `num_classes` is not used.
@@ -270,7 +270,7 @@ def summarize_upernet(model: UPerNet, image_size: int | tuple[int, int]) -> Summ
 
 def _pixel_classifier(inputs: int, num_classes: int, rngs: nnx.Rngs) -> nnx.Linear:
     """Returns the 1x1 convolution to the logits, initialised like mmsegmentation's `conv_seg`."""
-    # Always float32, as FocalNet's classifier.
+    # Always float32, like FocalNet's classifier.
     return nnx.Linear(
         inputs,
         num_classes,

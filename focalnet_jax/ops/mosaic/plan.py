@@ -16,7 +16,7 @@ from focalnet_jax.ops.mosaic.numbers import CHANNELS, Floats, Pairs
 
 _REGISTERS = 16  # for the sums of a tile; the same number holds their addends
 _REGISTER_BYTES = 4096
-_LARGEST_KERNEL = 9
+_LARGEST_KERNEL = 13  # of the dense tasks: three levels from a window of 9
 _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
 # Fast memory in bytes, by JAX's name of the chip.
@@ -58,8 +58,8 @@ def _chip() -> str:
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
     """Returns whether the kernels support contexts of this shape, `[B, H, W, C]`, with these kernel sizes.
 
-    Kernel sizes must be odd and at most 9, and the rows that a window covers must fit in `vmem` bytes of fast memory. A
-    value of the context has `itemsize` bytes.
+    Kernel sizes must be odd and at most 13, and the rows that a window covers must fit in `vmem` bytes of fast memory.
+    A value of the context has `itemsize` bytes.
     """
     known = bool(kernel_sizes) and all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
     plans = (forward_plan, backward_plan)

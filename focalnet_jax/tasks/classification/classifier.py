@@ -27,7 +27,7 @@ from focalnet_jax.model.summary import summarize
 from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.tasks.classification.activation import class_activation
 from focalnet_jax.tasks.classification.prediction import ClassPrediction
-from focalnet_jax.tasks.task import Activation
+from focalnet_jax.tasks.predictor import Activation
 
 
 @dataclass(frozen=True)

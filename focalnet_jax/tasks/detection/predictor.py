@@ -33,8 +33,8 @@ from focalnet_jax.tasks.detection.method import Method
 from focalnet_jax.tasks.detection.options import Options, options_of
 from focalnet_jax.tasks.detection.prediction import DetectionPrediction
 from focalnet_jax.tasks.detection.task import method_of
+from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.tasks.run_configs import fitted_box, run_config
-from focalnet_jax.tasks.task import Activation
 
 _SHOWN = 0.3  # smallest score of boxes that are drawn
 

@@ -11,7 +11,7 @@ from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.data.photometric import Distortion, Photometric
 from focalnet_jax.data.pixels import numba_compiled
 
-_REDRAWS = 10  # further crops that are drawn while one class fills too much of the crop
+_REDRAWS = 10  # largest number of further crops; drawn while one class fills too much of the crop
 _PHOTOMETRIC = Photometric()
 
 
@@ -41,10 +41,10 @@ class Augmentation:
 
     Attributes:
       size: height and width of the crop.
-      box: long and short side that an image of ratio 1 fits into, see `geometry.fitted_size`.
-      ratio: smallest and largest ratio; its distribution is uniform, and it multiplies both sides of `box`.
-      cat_max_ratio: a crop is drawn again, up to ten times, if its most frequent class fills this share of the pixels
-        that are not ignored. The last crop is not checked; with 1, no crop is.
+      box: long and short side of the box that an image is resized to fit into at ratio 1, see `geometry.fitted_size`.
+      ratio: smallest and largest factor of both sides of `box`; drawn uniformly.
+      cat_max_ratio: a crop is drawn again, up to ten times, if its most frequent class fills at least this share of the
+        pixels that are not ignored. The last crop is not checked. With 1, no crop is checked.
       flip: probability of a horizontal flip.
       photometric: distribution of the changes of colours, or None.
     """
@@ -78,8 +78,8 @@ class Augmentation:
 
         Returns:
           `image` `[h, w, 3]` uint8, padded with 0; `mask` `[h, w]` uint8, padded with `IGNORED`; and `size` `[2]`
-          int32: height and width without padding. mmsegmentation pads normalized images with 0, so the padding of an
-          image must be set to 0 after it is normalized.
+          int32: height and width without padding. mmsegmentation pads images with 0 after normalizing them, so the
+          caller must set the padding to 0 after normalizing.
         """
         placement = self._place(mask, draws)
         pixels = placement.image(image, self.size)
@@ -105,7 +105,7 @@ def _histogram(mask, rows, columns):  # pragma: no cover - compiled
     counts = np.zeros(256, np.int64)
     for y in range(rows.size):
         row = mask[rows[y]]
-        label, first = row[columns[0]], 0  # of a run of pixels with the same label
+        label, first = row[columns[0]], 0  # label and first column of a run of equal labels
         for x in range(1, columns.size):
             if row[columns[x]] != label:
                 counts[label] += x - first

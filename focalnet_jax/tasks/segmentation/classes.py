@@ -17,7 +17,7 @@ from focalnet_jax.tasks.segmentation.sources import PairSource
 
 @dataclass(frozen=True)
 class RelabelledPairs:
-    """Images with masks whose numbers are outputs of a model. It also has all other attributes of its source.
+    """Images with masks that store outputs of a model. All other attributes are those of `source`.
 
     Attributes:
       source: the images with masks.
@@ -41,7 +41,7 @@ class RelabelledPairs:
 
     @cached_property
     def palette(self) -> np.ndarray | None:
-        """Colours of the outputs `[K, 3]` uint8, grey for outputs without a class in the source; or None."""
+        """Colours of the outputs `[K, 3]` uint8, grey for outputs that the source lacks; None without any colours."""
         if self.source.palette is None:
             return None
         colours = np.full((len(self.class_names), 3), 128, np.uint8)

@@ -13,8 +13,8 @@ from focalnet_jax.data.source import fingerprint_of
 SIDE = 64  # pixels
 EXAMPLES = {"train": 512, "val": 128}
 _DIGITS = (2, 5)  # smallest and largest number of digits on a canvas
-_DIGIT_SIDE = (16, 33)  # smallest side of a digit in pixels, and the first that is too large
-_INK, _EDGE = 128, 64  # grey value from which a pixel is a digit; from here to _INK it is its ignored edge
+_DIGIT_SIDE = (16, 33)  # side of a digit in pixels: smallest, and largest + 1
+_INK, _EDGE = 128, 64  # grey values: from _INK on a digit, from _EDGE on its edge, which is ignored
 _BACKGROUND = 96  # brightest background
 _SEED = 20220326
 

@@ -12,7 +12,7 @@ from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, legend_entries, with_legend
 
 _LEAST, _MOST = 160, 384  # limits of the sides of an image in a figure, in pixels
-_ROWS = 3  # of the legend, so that all figures of a batch have the same size
+_ROWS = 3  # rows of every legend, so that all figures of a batch have the same size
 
 
 def training_figure(image: np.ndarray, mask: np.ndarray, names: Sequence[str], colours: np.ndarray) -> np.ndarray:
@@ -34,8 +34,8 @@ def comparison_figure(
 ) -> np.ndarray:
     """Returns an image, its predicted classes and its true classes side by side, and a legend with the classes' IoU.
 
-    The arguments are those of `training_figure`, except that the mask and the predicted classes `[h, w]` uint8 may have
-    another size than the image.
+    The arguments are those of `training_figure`, except that the mask and the predicted classes `[h, w]` uint8 may
+    differ from the image in size.
     """
     height, width = mask.shape
     factor = min(1.0, _MOST / max(height, width))

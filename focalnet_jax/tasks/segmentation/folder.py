@@ -20,15 +20,15 @@ from focalnet_jax.errors import UserError, abbreviated, suggest
 IMAGES, MASKS = "images", ("masks", "annotations")  # annotations: the name in ADE20K and mmsegmentation
 CLASS_LIST = "classes.txt"  # read if `data.classes` is not set
 LAYOUT = f"{IMAGES}/SPLIT/*.jpg and {MASKS[0]}/SPLIT/*.png with the same file names up to the suffix"
-_SCANNED = 50  # masks that are looked at when the data are opened
+_SCANNED = 50  # number of masks that are read when the data is opened, to check their labels
 _NAMED = 10  # largest number of folder names in a message
 
 
 class PairFolder:
     """A split of images and masks, `PATH/images/SPLIT/**/NAME.jpg` and `PATH/masks/SPLIT/**/NAME.png`.
 
-    The mask of an image has the same path below its folder, up to the suffix. Images without a mask and masks without
-    an image are left out.
+    An image and its mask have the same path in their folders, except for the suffix. Images without a mask and masks
+    without an image are left out.
 
     Args:
       path: folder of the data.
@@ -41,7 +41,7 @@ class PairFolder:
       class_names: names of the classes.
       palette: colours of the classes, `[K, 3]` uint8, or None.
       coding: coding of the masks, for `decode_pair`.
-      note: line about files that are left out and about suspicious masks; empty if there are none.
+      note: a line that reports files that are left out and masks that seem wrong; empty if there are none.
 
     Raises:
       UserError: a folder is missing, no image has a mask, or the classes are unknown.
@@ -86,7 +86,7 @@ class PairFolder:
             f"{masks}: left out {len(unused)} masks without an image, such as {unused[0]}" if unused else "",
             f"{images}: left out {found.left_out_counts}" if found.left_out else "",
             f"{masks}: left out {stored.left_out_counts}" if stored.left_out else "",
-            self._suspicion(labels),
+            self._coding_warning(labels),
         ]
         self.note = "; ".join(filter(None, notes))
 
@@ -115,13 +115,13 @@ class PairFolder:
                 labels.update(colour for _, colour in colours)
         return labels
 
-    def _suspicion(self, labels: Counter[int | tuple[int, ...]]) -> str:
-        """Returns a line if the scanned masks seem to have another coding, or an empty string."""
+    def _coding_warning(self, labels: Counter[int | tuple[int, ...]]) -> str:
+        """Returns a warning if the scanned masks seem to be coded differently, else an empty string."""
         if self.coding.is_grey or IGNORED not in labels:
             return ""
         if set(labels) <= {0, IGNORED}:
             return (
-                f"{self._masks}: the masks seem to contain only 0 and 255, and 255 means ignored; if it is a class, "
+                f"{self._masks}: the masks seem to contain only 0 and 255, but 255 means ignored; if 255 is a class, "
                 "give grey colours in the class list, such as the lines background 0 0 0 and object 255 255 255"
             )
         if self.coding.reduce_zero_label and self.coding.num_classes not in labels:

@@ -22,7 +22,7 @@ _USUAL = Inference()
 
 @dataclass(frozen=True)
 class SegmentationHost:
-    """`Host` that augments training examples, and evaluates images at their own size.
+    """`Host` that augments training examples, and resizes evaluation images without cropping them.
 
     Attributes:
       train: augmentation of training examples.
@@ -60,9 +60,9 @@ class SegmentationHost:
         return resized_images(image, self.options) | {"classes": classes}
 
     def groups(self, source: PairSource) -> list[np.ndarray]:
-        """Returns the indices of the examples whose arrays have equal shapes, ascending, one array for each shape.
+        """Returns the ascending indices of each group of examples whose arrays have equal shapes.
 
-        The largest shapes come first, so that a lack of memory shows at once.
+        The group with the largest shapes comes first, so that a lack of memory is noticed at once.
 
         Raises:
           UserError: an image cannot be read; the message names the image.

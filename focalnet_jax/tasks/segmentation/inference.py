@@ -1,8 +1,8 @@
 """Predicts the classes of all pixels of images of different sizes, like mmsegmentation 0.x.
 
-Logits are resized bilinearly to the input of the model, and from there to the original size of the image. Both are
-linear along each axis, so one matrix per axis does both. The original size is a value of the batch and no shape:
-images of different sizes share a program.
+Logits are resized bilinearly to the input of the model, and from there to the original size of the image. Both steps
+are linear along each axis, so one matrix per axis combines them. The original size is a value in the batch, not a
+shape, so images of different sizes share a compiled program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.tasks.segmentation.shapes import Inference
 
-_ROWS = 32  # of the canvas per strip, so that scores of a strip of 1024 columns and 150 classes need 20 MB
+_ROWS = 32  # rows of the canvas per strip; the scores of 1024 columns and 150 classes then need 20 MB
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -29,8 +29,8 @@ class Scores:
     """The scores of the classes at every pixel, computed for a few rows at a time.
 
     Attributes:
-      rows: function of the first row of a strip that returns its scores `[B, _ROWS, Wc, K]` float32.
-      probabilities: whether scores are probabilities, averaged over scales and flips, or else logits.
+      rows: function that receives the first row of a strip and returns its scores `[B, _ROWS, Wc, K]` float32.
+      probabilities: whether scores are probabilities, averaged over scales and flips; otherwise they are logits.
     """
 
     rows: Callable[[jax.Array], jax.Array]
@@ -38,13 +38,13 @@ class Scores:
 
 
 def predict_classes(model: nnx.Module, batch: Mapping[str, jax.Array], options: Inference) -> jax.Array:
-    """Returns the class of every pixel `[B, Hc, Wc]` uint8, see `scores`. Pixels outside of an image have any class."""
+    """Returns the class of every pixel `[B, Hc, Wc]` uint8, see `scores`; arbitrary outside of an image."""
     computed = scores(model, batch, options)
     return each_strip(lambda scores, _: jnp.argmax(scores, axis=-1).astype(jnp.uint8), computed, batch["classes"])
 
 
 def each_strip(function: Callable[[jax.Array, jax.Array], Any], computed: Scores, classes: jax.Array) -> Any:
-    """Applies a function to strips of rows of the scores, one after the other, so that only one of them is in memory.
+    """Applies a function to strips of the scores, one after another, so that only one strip is in memory.
 
     Args:
       function: maps scores `[B, R, Wc, K]` and classes `[B, R, Wc]` of R rows to arrays `[B, R, ...]`.
@@ -74,7 +74,7 @@ def scores(model: nnx.Module, batch: Mapping[str, jax.Array], options: Inference
     Args:
       model: maps normalized images `[B, H, W, 3]` to logits `[B, h, w, K]`.
       batch: images `[B, H, W, 3]` uint8 of each scale, under the names of `Inference.names`; `size` `[B, 2]`: original
-        height and width; and `classes` `[B, Hc, Wc]`, of which only the shape is used.
+        height and width; and `classes` `[B, Hc, Wc]`, used only for its shape.
       options: scales, flips and windows.
     """
     views = list(_views(model, batch, options))
@@ -91,11 +91,11 @@ def scores(model: nnx.Module, batch: Mapping[str, jax.Array], options: Inference
 
 @dataclass(frozen=True)
 class _View:
-    """Logits of the model for one scale, mirrored or not, and how they are resized.
+    """Logits of the model for one scale and mirroring, with the matrices that resize them.
 
     Attributes:
       logits: `[B, h, w, K]` float32.
-      down: matrices `[B, n, h]` float32, whose rows are the rows of the canvas, and further rows.
+      down: matrices `[B, n, h]` float32; n is the number of rows of the canvas, rounded up to whole strips.
       across: matrices `[B, Wc, w]` float32.
     """
 
@@ -116,7 +116,7 @@ def _views(model: nnx.Module, batch: Mapping[str, jax.Array], options: Inference
     for name in options.names:
         images = normalize(batch[name], options.normalization)
         height, width = images.shape[1:3]
-        # The order is mmsegmentation's: of each scale, first the image, then its mirror image.
+        # The order is mmsegmentation's: for each scale, first the image, then its mirror image.
         for mirrored in (False, True)[: 1 + options.flip]:
             given = images[:, :, ::-1] if mirrored else images
             logits = model(given) if options.mode == "whole" else slide(model, given, options.crop, options.stride)
@@ -129,9 +129,9 @@ def _views(model: nnx.Module, batch: Mapping[str, jax.Array], options: Inference
 
 
 def slide(model: nnx.Module, images: jax.Array, crop: tuple[int, int], stride: tuple[int, int]) -> jax.Array:
-    """Returns the logits of images `[B, H, W, 3]`, `[B, H, W, K]`, averaged over windows like in mmsegmentation.
+    """Returns logits `[B, H, W, K]` of images `[B, H, W, 3]`, averaged over windows like in mmsegmentation.
 
-    Windows have the distance `stride`; the last ones of a row and of a column are moved to lie inside the image.
+    Windows are `stride` apart. The last window of a row or column is moved so that it is inside the image.
 
     Args:
       model: maps images to logits at a lower resolution, which are resized bilinearly.
@@ -172,12 +172,12 @@ def _starts(size: int, crop: int, stride: int) -> list[int]:
 def _to_original(count: int, original: jax.Array, size: int, mirrored: bool = False) -> jax.Array:
     """Returns matrices `[B, count, size]` that resize `size` pixels to `original` `[B]` pixels of a canvas.
 
-    They are PyTorch's bilinear weights. Beyond the original pixels, rows repeat the last pixel.
+    The entries are PyTorch's bilinear weights. After the original pixels, rows repeat the last pixel.
 
     Args:
       count: number of pixels of the canvas.
       original: numbers of pixels after resizing.
-      size: number of pixels before.
+      size: number of pixels before resizing.
       mirrored: whether the result is also mirrored.
     """
     original = jnp.maximum(original, 1)[:, None]  # padding of a batch has size 0

@@ -43,7 +43,7 @@ def choose(config: FrozenConfigDict, start: Start | None, source: PairSource | N
 
 
 def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]) -> FrozenConfigDict:
-    """Returns the config: no key selects images that a run was trained on."""
+    """Returns the config unchanged, because no key makes an evaluation include training images."""
     return config
 
 
@@ -61,7 +61,7 @@ def read_start(
 ) -> Start:
     """Returns the architecture, crop size and class names stored with weights of segmentation or classification.
 
-    Weights of classification have no classes here, and the size of their images is not used.
+    For weights of classification, the result has no class names, and the crop size of the original.
     """
     if weights_task(path, which) != "segmentation":
         start = read_start_of_focalnet(path, which, "drop", name, options, assumed)

@@ -21,8 +21,8 @@ class Entry:
     """An entry of a legend.
 
     Attributes:
-      text: name of the class, and more.
-      colour: red, green and blue; None for a striped sample, which stands for ignored pixels, and () for no sample.
+      text: text of the entry, such as the name of a class and its share.
+      colour: red, green and blue of the sample; None: a striped sample, for ignored pixels; (): no sample.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Entry:
 
 
 def class_shares(classes: np.ndarray) -> list[tuple[int, float]]:
-    """Returns the classes of a map `[H, W]` uint8 and the fractions of its pixels, the largest first.
+    """Returns each class in a map `[H, W]` uint8 and its fraction of the pixels, the largest first.
 
     Ignored pixels are counted like a class.
     """
@@ -61,7 +61,7 @@ def draw_classes(image: np.ndarray, classes: np.ndarray, colours: np.ndarray) ->
 
     Args:
       image: the image.
-      classes: its class numbers `[h, w]` uint8; the nearest ones are drawn if the sizes differ.
+      classes: class numbers `[h, w]` uint8 of the image; resized by nearest neighbour if the sizes differ.
       colours: colours of the K classes, `[K, 3]` uint8.
     """
     if classes.shape != image.shape[:2]:
@@ -82,8 +82,9 @@ def with_legend(image: np.ndarray, entries: Sequence[Entry], rows: int | None = 
 
     Args:
       image: the image.
-      entries: entries of the legend, which is read along its rows.
-      rows: number of rows. If the entries do not fit, the last cell counts the others. By default, all entries fit.
+      entries: entries of the legend, placed row by row.
+      rows: number of rows. If the entries do not fit, the last cell shows the number of omitted entries. By default,
+        there are enough rows for all entries.
     """
     width = image.shape[1]
     font = font_for(width)

@@ -50,8 +50,8 @@ class PixelLoss:
       average: divisor of the loss: "all" for the number of pixels, "valid" for the number of pixels that are not
         ignored, "weighted" for the sum of their class weights.
       class_weights: factor of the loss of each class; empty if all are 1.
-      kept: number of hard pixels per image that are kept at least; 0 if all pixels count.
-      threshold: probability of a pixel's class below which the pixel is hard, or None.
+      kept: smallest number of hard pixels per image; 0 if all pixels count.
+      threshold: pixels whose class has a lower probability are hard; None: only the `kept` pixels are hard.
     """
 
     average: str = "all"
@@ -88,9 +88,9 @@ class PixelLoss:
     def _hard(self, losses: jax.Array, weights: jax.Array, known: jax.Array) -> jax.Array:
         """Returns 1 for hard pixels and 0 for others, like `OHEMPixelSampler` (OHEM, arXiv 1604.03540).
 
-        With a threshold, a pixel is hard if its probability is below the threshold or among the `kept` smallest per
-        image. Without one, the `kept` pixels per image with the largest weighted losses are hard. The pixels of all
-        images are compared with each other, so one image may have more hard pixels than another.
+        Let n be `kept` times the number of images. With a threshold, a pixel is hard if its probability is below the
+        threshold or among the n smallest of the batch. Without a threshold, the n pixels of the batch with the largest
+        weighted losses are hard. One image may therefore have more hard pixels than another.
         """
         kept = self.kept * len(losses)
         if self.threshold is None:
@@ -103,7 +103,7 @@ class PixelLoss:
 
 
 def hits(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the share of the pixels that are not ignored whose class has the largest logit, for each image `[B]`.
+    """Returns the pixel accuracy of each image, `[B]`: the share of correct pixels among those that are not ignored.
 
     The mask is read at the resolution of the logits `[B, h, w, K]`, which is cheaper than resizing the logits.
     """

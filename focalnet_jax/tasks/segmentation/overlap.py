@@ -26,8 +26,8 @@ from focalnet_jax.tasks.task import Metrics
 class Overlap:
     """`Evaluation` of mean intersection over union (mIoU), mean accuracy and pixel accuracy, in percent.
 
-    Intersections and unions are summed over all images before they are divided. The mean over classes leaves out
-    classes that neither the masks nor the predictions contain. Ignored pixels count nowhere.
+    Intersections and unions are summed over all images before they are divided. Means over classes leave out classes
+    that occur neither in the masks nor in the predictions. Ignored pixels are not counted.
 
     Args:
       source: images with masks, or None to compile only.
@@ -43,10 +43,11 @@ class Overlap:
         self.reset()
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Returns the pixels of each class `[K]`: `hits`, `predicted` and `true`; and sums of `loss` and `examples`.
+        """Returns numbers of pixels per class `[K]`, `hits`, `predicted` and `true`, and sums `loss` and `examples`.
 
-        If the source has a `Baseline`, `union_hits` `[U]` are the pixels whose true and predicted class are in a union.
-        An example whose `mask` in the batch is 0 is padding; the masks of classes are `classes`, see `scores`.
+        If the source has a `Baseline`, `union_hits` `[U]` counts the pixels whose true and predicted classes are both
+        in a union. In the batch, `mask` is 0 for examples that are padding, and `classes` are the true classes, see
+        `scores`.
         """
         classes, counted = batch["classes"], batch["mask"]
         computed = scores(model, batch, self.options)
@@ -117,8 +118,9 @@ class Overlap:
     def table(self) -> list[tuple[str, ...]]:
         """Returns the IoU and the accuracy of each class in percent, after a row of titles.
 
-        Cells are empty for a class that neither the masks nor the predictions contain. A source with a `Baseline` adds
-        a column, the IoU of the baseline, and rows: one per union of classes, and the mean over classes.
+        Cells are empty for a class that neither the masks nor the predictions contain. If the source has a `Baseline`,
+        there are also a column with the IoU of the baseline, a row per union of classes, and a row with means over
+        classes.
         """
         names = self.source.class_names if self.source else tuple(map(str, range(self.num_classes)))
         hits, predicted, true = (self._pixels[name] for name in ("hits", "predicted", "true"))
@@ -161,7 +163,7 @@ class Overlap:
 
 
 def _baseline_of(source: PairSource | None) -> Baseline | None:
-    """Returns the baseline of a source if its classes are those of the source, which has the names of the model."""
+    """Returns the baseline of a source, or None if the classes of the baseline and of the source differ."""
     baseline = getattr(source, "baseline", None)
     known = baseline is not None and tuple(baseline.ious)[: len(source.class_names)] == tuple(source.class_names)
     return baseline if known else None

@@ -13,7 +13,7 @@ from PIL import Image
 from focalnet_jax.data.drawing import at_least
 from focalnet_jax.tasks.segmentation.legend import class_shares, draw_classes, legend_entries, with_legend
 
-_LEAST_SIDE, _MOST_SIDE = 240, 4096  # pixels of an enlarged image, so that the legend can be read
+_LEAST_SIDE, _MOST_SIDE = 240, 4096  # limits of the sides of an enlarged image in pixels, for a readable legend
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class SegmentPrediction:
         return with_legend(draw_classes(image, self.classes, self.colours), entries)
 
     def files(self) -> dict[str, bytes]:
-        """Returns `masks`: a palette PNG in the size of the image, whose values are class numbers."""
+        """Returns `masks`: a palette PNG of the size of the image, whose values are class numbers."""
         mask = Image.fromarray(self.classes)
         mask.putpalette(self.colours.tobytes())
         written = io.BytesIO()

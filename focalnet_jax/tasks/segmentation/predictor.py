@@ -29,12 +29,12 @@ from focalnet_jax.model.jitted import jitted
 from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.tasks.run_configs import fitted_box, run_config
 from focalnet_jax.tasks.segmentation.host import resized_images
 from focalnet_jax.tasks.segmentation.inference import each_strip, scores
 from focalnet_jax.tasks.segmentation.prediction import SegmentPrediction
 from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
-from focalnet_jax.tasks.task import Activation
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,9 @@ def load_segmenter(
     Args:
       path: path of the weights, see `read_upernet`.
       name: name of the variant; recognised by default.
-      image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
-        either orientation; by default those of the run's evaluation, else of the original's.
+      image_size: pixels of the shorter side of resized images, or the sides (height, width) of a box that resized
+        images fit into in either orientation. The default is the box of the run's evaluation, or else of the
+        original's.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
       which: selection among several weights.

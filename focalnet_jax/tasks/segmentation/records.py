@@ -23,7 +23,8 @@ class PairRecords:
       split: see `TfdsRecords`.
       cache: see `TfdsRecords`.
       classes: file with the classes, see `read_segment_classes`; None for those of the data set.
-      reduce_zero_label: whether the stored label 0 means ignored; None: as the data set states, or else False.
+      reduce_zero_label: whether the stored label 0 means ignored; None: the value in the card of the data set, or else
+        False.
 
     Attributes:
       class_names: names of the classes.
@@ -58,13 +59,13 @@ class PairRecords:
         self.records = TfdsRecords(path, split, cache, check, encoded=("image", "mask", "instances"))
         card = {}
         if (self.records.folder / CARD).is_file():
-            with self.records.in_words_of_the_bucket():
+            with self.records.errors_name_bucket():
                 card = read_card(self.records.folder / CARD, fingerprint=str)
         stated = card.get("reduce_zero_label", False)
         reduce = stated if reduce_zero_label is None else reduce_zero_label
         if stated and not reduce:
             raise UserError(
-                f"data.reduce_zero_label=False, but 0 is no class in {path}: remove --config.data.reduce_zero_label"
+                f"data.reduce_zero_label=False, but 0 is not a class in {path}: remove --config.data.reduce_zero_label"
             )
         listed = SegmentClasses(tuple(names[1:] if reduce else names), _palette(card))
         if classes is not None:
@@ -95,7 +96,7 @@ class PairRecords:
 
 
 def _palette(card: dict) -> tuple[tuple[int, int, int], ...]:
-    """Returns the colours on a card, or an empty tuple if it has none that can be drawn."""
+    """Returns the colours in a card, or an empty tuple if the card has no valid colours."""
     colours = np.array(card.get("palette", ()), object)
     valid = colours.ndim == 2 and colours.shape[1] == 3 and all(type(v) is int and 0 <= v < 256 for v in colours.flat)
     return tuple(map(tuple, colours.tolist())) if valid else ()

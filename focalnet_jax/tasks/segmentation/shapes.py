@@ -11,12 +11,12 @@ from focalnet_jax.data.geometry import fitted_size
 from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 
 Size = tuple[int, int]  # height and width in pixels
-_ZOOMS = 4  # canvases per factor of 2, so that at most 2^(2/4) - 1 = 41 % of a canvas is outside of its image
+_ZOOMS = 4  # sizes of canvases per factor of 2; at most 2^(2/4) - 1 = 41 % of a canvas is outside of its image
 
 
 @dataclass(frozen=True)
 class Inference:
-    """Options of inference on images of any size. The defaults are those of the original, but for `multiple`.
+    """Options of inference on images of any size. Except for `multiple`, the defaults are the original's.
 
     Attributes:
       mode: "whole": the model processes whole images; "slide": windows, whose logits are averaged where they overlap.
@@ -24,7 +24,7 @@ class Inference:
       stride: distance of the windows down and to the right.
       scales: ratios by which `box` is multiplied. Probabilities are averaged over the scales.
       flip: whether probabilities are also averaged over the image and its mirror image.
-      box: long and short side that an image is resized to fit into.
+      box: long and short side of the box that an image is resized to fit into.
       multiple: sides of resized images are rounded to multiples of this number, so that few programs are compiled.
       normalization: normalization of the images.
     """
@@ -46,9 +46,10 @@ class Inference:
     def sizes(self, height: int, width: int) -> tuple[Size, ...]:
         """Returns the sizes that an image of `height` x `width` pixels is resized to, one per scale.
 
-        With a multiple of 1, they are mmsegmentation 0.x's: the box is multiplied by a scale and rounded down, and the
-        image fits into it. Otherwise the size at scale 1 is rounded to the nearest multiples, and the sizes at other
-        scales are computed from it, so that scales add no further combinations of sizes.
+        With a multiple of 1, the sizes equal those of mmsegmentation 0.x: the box is multiplied by a scale and rounded
+        down, and the image is resized to fit into it. Otherwise, the size at scale 1 is rounded to the nearest
+        multiples. The sizes at other scales are computed from the rounded size, so that more scales do not mean more
+        combinations of sizes.
         """
         boxes = [(int(self.box[0] * scale), int(self.box[1] * scale)) for scale in self.scales]
         if self.multiple == 1:
@@ -62,8 +63,8 @@ class Inference:
     def canvas(self, height: int, width: int) -> Size:
         """Returns the height and width of the array for the predictions of an image of `height` x `width` pixels.
 
-        The array is as large as the first resized image, enlarged by a power of the fourth root of 2 until the
-        prediction fits.
+        The array has the size of the first resized image, multiplied by the smallest power of 2^(1/4) with which the
+        prediction fits into the array.
         """
         first = [side + self.multiple / 2 for side in self.sizes(height, width)[0]]
         zoom = max(height / first[0], width / first[1])

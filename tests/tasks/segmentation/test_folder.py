@@ -1,4 +1,4 @@
-"""Folders of images and masks are matched by name; what is missing or ambiguous is one line."""
+"""Images and masks in folders are matched by name; a missing or ambiguous file is a one-line error."""
 
 import os
 import pickle
@@ -147,7 +147,7 @@ def test_masks_that_seem_to_have_another_coding_are_reported(root, capsys):
     for path in (root / "masks/train").iterdir():
         path.write_bytes(grey_png(np.eye(12, 16) * 255))
     opened(root)
-    assert "the masks seem to contain only 0 and 255, and 255 means ignored; if it is a class, give grey colours" in (
+    assert "the masks seem to contain only 0 and 255, but 255 means ignored; if 255 is a class, give grey colours" in (
         capsys.readouterr().err
     )
     (root / "classes.txt").write_text("background 0 0 0\nobject 255 255 255\n")

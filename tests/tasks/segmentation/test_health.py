@@ -1,4 +1,4 @@
-"""Batches without classes and NaNs change no variable that they should not change."""
+"""Neither batches without classes nor NaNs corrupt the variables of a run."""
 
 import jax
 import numpy as np

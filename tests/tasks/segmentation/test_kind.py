@@ -1,4 +1,4 @@
-"""The data choose the number of classes, and the recipe has the original's schedule and weight decay."""
+"""The data determines the number of classes, and the recipe has the original's schedule and weight decay."""
 
 import re
 from types import SimpleNamespace

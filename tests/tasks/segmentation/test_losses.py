@@ -64,7 +64,7 @@ def test_weights_of_classes_are_mmsegmentations_where_all_pixels_have_classes(lo
 
 @pytest.mark.parametrize(("loss", "expected"), SUMS)
 def test_each_divisor_divides_the_same_sum(loss, expected):
-    # mmsegmentation 1.2.2 computes these sums, but with weights and ignored pixels no mean.
+    # mmsegmentation 1.2.2 computes these sums, but not their means with weights and ignored pixels.
     logits, mask = drawn()
     known = np.asarray(mask) != IGNORED
     weights = np.array(WEIGHTS)[np.where(known, mask, 0)]
@@ -99,7 +99,7 @@ def test_the_accuracy_leaves_out_ignored_pixels():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["class_weights=(1.0,2.0)"], "head.class_weights has 2 numbers, and there are 11 classes: set one"),
+        (["class_weights=(1.0,2.0)"], "head.class_weights has 2 numbers, but there are 11 classes: set one"),
         (["ohem_threshold=0.7"], "head.ohem_threshold=0.7 is not used with head.ohem_kept=0: set head.ohem_kept"),
         (["class_weights=(1.0,-2.0)"], "head.class_weights=.*expected numbers of at least 0, one per class"),
         (["class_weights=(0.0,0.0)"], "head.class_weights=.*expected numbers of at least 0, one per class"),

@@ -102,7 +102,7 @@ def test_every_mesh_gives_the_same_losses_and_statistics(mesh, on_one):
 def test_micro_batches_have_their_own_statistics_on_any_mesh(on_one):
     split = trained((1, 1, 1), "--config.accumulate_steps=2")
     assert_same(trained((2, 2, 2), "--config.accumulate_steps=2"), split)
-    # Another computation than that of the whole batch: BatchNorm normalizes each half with its own mean and variance.
+    # This is not the computation of the whole batch: BatchNorm normalizes each half with its own mean and variance.
     assert abs(split[0][0, 0] / on_one[0][0, 0] - 1) > 10 * ROUNDING
 
 

@@ -22,7 +22,7 @@ def drawn():
 
 
 def measured(true, predicted, loss=0.0, examples=1.0):
-    """Returns what `Overlap.measure` returns for a batch with these pixels."""
+    """Returns the result of `Overlap.measure` for a batch with these pixels."""
     known = true != IGNORED
     counts = [
         np.bincount(each, minlength=CLASSES)
@@ -72,7 +72,7 @@ def test_a_class_that_is_predicted_without_occurring_counts_as_zero():
     metrics.add(measured(np.array([[0, 0, IGNORED]]), np.array([[0, 1, 2]])))
     np.testing.assert_array_equal(metrics.class_ious(), [50, 0, np.nan, np.nan, np.nan])
     assert metrics.result()["miou"] == 25
-    assert metrics.result()["macc"] == 50  # of class 0 alone, because class 1 has no true pixels
+    assert metrics.result()["macc"] == 50  # accuracy of class 0 alone, because class 1 has no true pixels
 
 
 @pytest.mark.fault(27)

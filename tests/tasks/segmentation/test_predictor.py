@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from focalnet_jax import predict
+from focalnet_jax.convert.checkpoint_metadata import checkpoint_info
 from focalnet_jax.convert.info import info_from_dict
-from focalnet_jax.convert.weights import checkpoint_info
 from focalnet_jax.data.masks import IGNORED, MaskCoding, decode_mask
 from focalnet_jax.data.palette import class_colours
 from focalnet_jax.demo.panels import block_panels, explain, prediction_panels
@@ -41,7 +41,7 @@ def segmenter(segmented):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Three validation images as files, of which two are resized; returns the paths by name."""
+    """Writes three validation images, two of them resized, as files; returns the paths by name."""
     folder, source = tmp_path_factory.mktemp("pictures"), DigitComposites("val")
     for index, (name, size) in enumerate({"square.png": (64, 64), "wide.png": (130, 97), "tiny.png": (1, 1)}.items()):
         Image.fromarray(source[index][0]).resize(size).save(folder / name)

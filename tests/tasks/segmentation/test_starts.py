@@ -150,7 +150,9 @@ def test_masks_have_the_numbers_of_the_outputs():
 
 
 def test_classes_that_cannot_be_matched_are_named(capsys):
-    with pytest.raises(UserError, match=r"split val has 1 class that W lacks: 9; its 10 classes .*: rename them"):
+    with pytest.raises(
+        UserError, match=r"split val has 1 class that W lacks: 9; the 10 classes of the model .*: rename them"
+    ):
         matched(("background", *"012345678"))
     with pytest.raises(UserError, match="the names of the 12 outputs of W are unknown, and split val has 11 classes"):
         matched(None, 12)
