@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from focalnet_jax.distributed.activations import allows_kernels, on_each_device,
 from focalnet_jax.ops import native, winograd
 from focalnet_jax.ops.compute import Compute
 from focalnet_jax.ops.product import kernel_gradient
+
+_LEAST_MACS = 2**30  # of a convolution by Winograd's algorithm: for smaller ones, compiling costs more than it saves
 
 
 def choose_conv(compute: Compute) -> Callable[..., jax.Array]:
@@ -31,9 +34,9 @@ def same_conv(
 ) -> jax.Array:
     """Returns the convolution `[B, H, W, O]` of `x` `[B, H, W, I]` with `kernel` `[k, k, I, O]`, k odd.
 
-    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". Kernels of 3x3 use
-    `winograd`. On CPUs, XLA computes the gradients of other kernels slowly. Here, C++ computes them as one product per
-    position of the kernel.
+    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". Large convolutions
+    with kernels of 3x3 use `winograd`. On CPUs, XLA computes the gradients of other kernels slowly. Here, C++ computes
+    them as one product per position of the kernel.
     """
     assert (strides, padding) == ((1, 1), "SAME")  # as `ConvBlock` calls it
     if not allows_kernels(x, kernel):  # JAX's rules split gradients over any mesh
@@ -70,7 +73,8 @@ def _gradients(
 
 def _by_winograd(x: jax.Array, kernel: jax.Array) -> bool:
     float32 = x.dtype == kernel.dtype == jnp.float32 and native.computes(x.dtype)
-    return kernel.shape[:2] == (3, 3) and float32 and 0 not in (x.size, kernel.size) and not splits_channels()
+    large = kernel.size * math.prod(x.shape[:3]) >= _LEAST_MACS
+    return large and kernel.shape[:2] == (3, 3) and float32 and 0 not in (x.size, kernel.size) and not splits_channels()
 
 
 _conv.defvjp(lambda x, kernel, precision: (_conv(x, kernel, precision), (x, kernel)), _gradients)

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
-from focalnet_jax.ops import native, winograd
+from focalnet_jax.ops import conv, native, winograd
 from focalnet_jax.ops.compute import EXACT, Compute
 from focalnet_jax.ops.conv import choose_conv, same_conv
+
+
+@pytest.fixture(autouse=True)
+def small_convolutions_use_winograd(monkeypatch):
+    monkeypatch.setattr(conv, "_LEAST_MACS", 0)
+
 
 RNG = np.random.default_rng(0)
 ORDER = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")
