@@ -27,7 +27,8 @@ from focalnet_jax.ops.compute import Compute
 
 STAGES, HEADS = 6, 8
 """Number of stages, and of heads of the attention between proposals."""
-_CLASS_LAYERS, _BOX_LAYERS = 1, 3
+CLASS_LAYERS, BOX_LAYERS = 1, 3
+"""Number of hidden layers before the logits and before the deltas."""
 
 
 def _linear(
@@ -158,7 +159,7 @@ class DIIHead(nnx.Module):
         self.instance_interactive_conv = DynamicConv(channels, dynamic, **options)
         self.instance_interactive_conv_norm = LayerNorm(channels, compute, rngs)
         self.ffn, self.ffn_norm = FeedForward(channels, hidden, **options), LayerNorm(channels, compute, rngs)
-        self.cls_fcs, self.reg_fcs = tower(_CLASS_LAYERS), tower(_BOX_LAYERS)  # each layer is followed by its norm
+        self.cls_fcs, self.reg_fcs = tower(CLASS_LAYERS), tower(BOX_LAYERS)  # each layer is followed by its norm
         self.fc_cls = _linear(channels, num_classes, exact(compute), rngs, bias=prior_bias())
         self.fc_reg = _linear(channels, 4, exact(compute), rngs, bias=0.0)
 
