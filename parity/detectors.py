@@ -27,6 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mmcv warns about operations that mmcv-lite lacks
     import mmdet.models  # noqa: F401 - registers the models
     from mmdet.registry import MODELS
+    from mmengine import ConfigDict
 
 DETECTORS = {"atss": ATSS, "mask_rcnn": MaskRCNN, "cascade_mask_rcnn": CascadeMaskRCNN, "sparse_rcnn": SparseRCNN}
 _STRIDES = [4, 8, 16, 32, 64, 128]
@@ -147,7 +148,8 @@ def _mask_rcnn(config: FocalNetConfig, classes: int, channels: int, hidden: int,
         type="CascadeRCNN" if cascade else "MaskRCNN",
         rpn_head=rpn_head,
         roi_head=roi_head | stages,
-        test_cfg=dict(rpn=dict(), rcnn=dict()),
+        train_cfg=None,
+        test_cfg=ConfigDict(rpn={}, rcnn={}),
         **_backbone_and_neck(config, 0, channels, num_outs=5),
     )
 
@@ -183,7 +185,7 @@ def _sparse_rcnn(
         type="SparseRCNN",
         rpn_head=dict(type="EmbeddingRPNHead", num_proposals=proposals, proposal_feature_channel=channels),
         roi_head=roi_head,
-        test_cfg=dict(rpn=None, rcnn=dict()),
+        test_cfg=ConfigDict(rpn=None, rcnn={}),
         **_backbone_and_neck(config, 0, channels, start_level=0, add_extra_convs="on_input", num_outs=4),
     )
 
