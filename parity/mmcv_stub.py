@@ -1,16 +1,15 @@
-"""Lets mmsegmentation load with mmcv-lite, which lacks mmcv's compiled operations; nothing here calls them."""
+"""Lets OpenMMLab's packages load with mmcv-lite, which lacks mmcv's compiled operations; nothing here calls them."""
 
 import importlib.machinery
 import sys
 import types
 
-_MODULES = ("mmcv._ext", "mmcv.ops")
+_NAME = "mmcv._ext"
 
 
 def install() -> None:
-    """Replaces mmcv's modules of compiled operations; call it before `mmseg` is imported."""
-    for name in _MODULES:
-        sys.modules.setdefault(name, _Stub(name))
+    """Replaces mmcv's module of compiled operations; call it before `mmseg` or `mmdet` is imported."""
+    sys.modules.setdefault(_NAME, _Stub(_NAME))
 
 
 class _Stub(types.ModuleType):
