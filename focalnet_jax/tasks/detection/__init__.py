@@ -1,0 +1,1 @@
+"""Object detection: FocalNet with the heads, losses and evaluation of mmdetection."""
