@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from focalnet_jax.data.coco.packed import PackedSegments
 from focalnet_jax.data.coco.problems import CHANGED, LEFT_OUT, UNUSED, Problems
 from focalnet_jax.data.instances import Instances
 from focalnet_jax.data.segments import problem_of, problem_of_polygon
@@ -68,7 +69,7 @@ class Annotations:
         boxes = np.clip(corners, 0, [size[1], size[0]] * 2).astype(np.float32)
         segments = None
         if self.segments is not None:
-            segments = [_as_arrays(self.segments[row]) for row in rows.tolist()]
+            segments = [self.segments[row] for row in rows.tolist()]
         areas = self.areas[rows].astype(np.float32)
         return Instances(index, boxes, self.labels[rows], self.crowd[rows], areas, self.ids[rows], segments)
 
@@ -98,7 +99,7 @@ class Annotations:
                 segment = self.segments[row]
                 if segment is None:
                     segment = {"size": [image["height"], image["width"]], "counts": [image["height"] * image["width"]]}
-                entry["segmentation"] = segment if isinstance(segment, dict) else [list(part) for part in segment]
+                entry["segmentation"] = segment if isinstance(segment, dict) else [part.tolist() for part in segment]
             entries.append(entry)
         return entries
 
@@ -203,7 +204,7 @@ def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems) ->
         if used[row]:
             problems.add(done, reason, [found.ids[row]])
         used[row] &= done != UNUSED
-    return replace(found, used=used, segments=segments)
+    return replace(found, used=used, segments=PackedSegments(segments))
 
 
 def _reasons(segment: Any, size: tuple[int, int]) -> list[str]:
@@ -220,11 +221,6 @@ def _quick_problem(polygon: Any) -> str:
     if type(polygon).__name__ == "array" and len(polygon) >= 6 and not len(polygon) % 2 and math.isfinite(sum(polygon)):
         return ""
     return problem_of_polygon(polygon)
-
-
-def _as_arrays(segment: Any) -> Any:
-    """Returns a segment whose polygons are arrays `[2 n]` float64."""
-    return segment if isinstance(segment, dict) else [np.array(polygon, np.float64) for polygon in segment]
 
 
 def _integers(rows: Sequence[tuple[Any, ...]], field: int, title: str, name: str) -> np.ndarray:

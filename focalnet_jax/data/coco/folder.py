@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from focalnet_jax.data.coco.annotations import Annotations, check_annotations
-from focalnet_jax.data.coco.entries import Images, check_categories, check_images
+from focalnet_jax.data.coco.annotations import check_annotations
+from focalnet_jax.data.coco.entries import check_categories, check_images
 from focalnet_jax.data.coco.parsing import parse_coco, read_json
+from focalnet_jax.data.coco.splits import MIN_SIDE, ground_truth, identity, kept_images, unused_classes
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.instances import Instances
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.errors import UserError, abbreviated
 
-MIN_SIDE = 32  # pixels; training images with a shorter side are left out, as in mmdetection
 LAYOUT = (
     "annotations/instances_SPLIT2017.json (or instances_SPLIT.json) and images in SPLIT2017/, SPLIT/ or images/SPLIT/"
 )
@@ -79,7 +77,9 @@ class CocoFolder:
         self._folder = Path(images) if images else _find_images(path, split, self._images.names[0], file)
         _refuse_missing(self._folder, self._images.names, file)
         self.has_masks = self._annotations.segments is not None
-        self._places, notes = kept_images(self._images, self._annotations, training, min_side, str(file))
+        self._places, notes = kept_images(
+            self._images.sizes, self._annotations.counts(), self._images.names, training, min_side, str(file)
+        )
         self.sizes, self.image_ids = self._images.sizes[self._places], self._images.ids[self._places]
         unseen = [classes.names[label] for label in unused_classes(self._annotations, len(classes.ids))]
         if unseen and training:
@@ -111,87 +111,6 @@ class CocoFolder:
             for place, image in zip(self._places.tolist(), images, strict=True)
         ]
         return ground_truth(images, objects, self._classes.entries())
-
-
-def ground_truth(self) -> dict[str, Any]:
-    """Returns the content of a COCO file for an evaluation of this split.
-
-    As in COCO's tools, it contains the crowds and the objects that are not used for training.
-    """
-    return ground_truth(
-        [self._images.entry(place) for place in self._places.tolist()],
-        [
-            self._annotations.entries(place, int(self._images.ids[place]), self.category_ids)
-            for place in self._places.tolist()
-        ],
-        self._classes.entries(),
-    )
-
-
-def ground_truth(
-    images: list[dict[str, Any]], objects: Sequence[list[dict[str, Any]]], categories: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Returns the content of a COCO file.
-
-    COCO's tools use the id 0 for no match, so annotations are numbered from 1 if one has the id 0.
-
-    Args:
-      images: entries of the images.
-      objects: entries of the objects of each image.
-      categories: entries of the classes.
-    """
-    annotations = [entry for entries in objects for entry in entries]
-    if any(entry["id"] == 0 for entry in annotations):
-        annotations = [entry | {"id": number} for number, entry in enumerate(annotations, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def kept_images(
-    images: Images, annotations: Annotations, training: bool, min_side: int, name: str
-) -> tuple[np.ndarray, list[str]]:
-    """Returns the numbers of the images of a split, `[n]`, and lines about those that are left out.
-
-    Args:
-      images: all images.
-      annotations: their objects.
-      training: whether to leave out images without annotations and small images, as mmdetection does.
-      min_side: smallest side of a training image in pixels.
-      name: name of the data, for messages.
-
-    Raises:
-      UserError: no image is left.
-    """
-    if not training:
-        return np.arange(len(images)), []
-    small, empty = images.sizes.min(axis=1) < min_side, annotations.counts() == 0
-    places = np.flatnonzero(~small & ~empty)
-    if not len(places):
-        raise UserError(
-            f"{name}: none of the {len(images)} images can be used for training; {empty.sum()} have no annotations, "
-            f"{(small & ~empty).sum()} have a side of less than {min_side} pixels (data.min_side)"
-        )
-    notes = []
-    if empty.any():
-        notes.append(f"left out: {empty.sum():,} images without annotations (such as {images.names[empty.argmax()]})")
-    if (small & ~empty).any():
-        first = images.names[(small & ~empty).argmax()]
-        notes.append(
-            f"left out: {(small & ~empty).sum():,} images with a side below {min_side} pixels (such as {first})"
-        )
-    return places, notes
-
-
-def unused_classes(annotations: Annotations, classes: int) -> list[int]:
-    """Returns the numbers of the classes without objects that can be used."""
-    labels = annotations.labels[annotations.used & ~annotations.crowd]
-    return np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
-
-
-def identity(annotations: Annotations, places: np.ndarray, image_ids: np.ndarray) -> list[str]:
-    """Returns strings that differ between different annotations."""
-    arrays = (places, image_ids, annotations.ids, annotations.labels, annotations.boxes, annotations.areas)
-    flags = (annotations.crowd, annotations.ignored, annotations.used)
-    return [np.ascontiguousarray(array).tobytes().decode("latin-1") for array in (*arrays, *flags)]
 
 
 def _find_json(path: str | None, split: str) -> Path:
