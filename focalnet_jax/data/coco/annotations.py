@@ -112,6 +112,7 @@ def check_annotations(
     name: str,
     *,
     masks: bool,
+    expected: bool = False,
 ) -> tuple[Annotations, Problems]:
     """Checks the annotations of a file.
 
@@ -122,6 +123,7 @@ def check_annotations(
       category_ids: ids of the classes.
       name: path of the file, for messages.
       masks: whether to check and keep polygons and encodings.
+      expected: whether other images of the data set have masks; otherwise objects without any are no problem.
 
     Raises:
       UserError: annotations have no id, or the same id.
@@ -162,7 +164,7 @@ def check_annotations(
     )
     found = replace(found, used=_used(found, sizes[where], problems))
     if found.segments is not None:
-        found = _with_segments(found, sizes[where], problems)
+        found = _with_segments(found, sizes[where], problems, expected)
     return found, problems
 
 
@@ -187,9 +189,9 @@ def _used(found: Annotations, sizes: np.ndarray, problems: Problems) -> np.ndarr
     return used
 
 
-def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems) -> Annotations:
+def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems, expected: bool) -> Annotations:
     """Returns annotations whose objects without usable segments are not used, or without masks if there are none."""
-    if not any(found.segments):
+    if not expected and not any(found.segments):
         return replace(found, segments=None)
     used, segments = found.used.copy(), list(found.segments)
     for row, segment in enumerate(segments):

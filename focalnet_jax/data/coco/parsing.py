@@ -45,8 +45,10 @@ def parse_coco(content: bytes, name: str | Path, *, masks: bool = True) -> Parse
       UserError: the text is not JSON, is cut short, or has another structure.
     """
     try:
+        text = content.decode(json.detect_encoding(content))
+        del content  # half a gigabyte, if the caller has no reference
         with _without_garbage_collection():
-            found = json.loads(content, object_hook=_compact if masks else _compact_without_masks)
+            found = json.loads(text, object_hook=_compact if masks else _compact_without_masks)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         what = "is cut short" if _ends_early(error) else f"is not JSON ({' '.join(str(error).split())[:120]})"
         raise UserError(f"{name} {what}: copy it again; expected {EXPECTED}") from error
@@ -81,6 +83,14 @@ def read_json(path: str | Path) -> bytes:
 def fields_of(annotation: Mapping[str, Any]) -> tuple[Any, ...]:
     """Returns the entries of an annotation in the order of `Parsed.annotations`."""
     return tuple(map(annotation.get, _FIELDS))
+
+
+def as_entry(fields: Sequence[Any]) -> dict[str, Any]:
+    """Returns an annotation as in a file, from the tuple in `Parsed.annotations`."""
+    entry = {title: value for title, value in zip(_FIELDS, fields, strict=True) if value is not None}
+    if isinstance(entry.get("segmentation"), tuple):
+        entry["segmentation"] = [polygon.tolist() for polygon in entry["segmentation"]]
+    return entry
 
 
 def _compact(entry: dict[str, Any]) -> Any:

@@ -10,6 +10,12 @@ import numpy as np
 from focalnet_jax.data.coco.annotations import Annotations
 from focalnet_jax.errors import UserError
 
+
+def images_file(split: str) -> str:
+    """Returns the name of the file with ids and sizes of the images of a split of a prepared data set."""
+    return f"images_{split}.json"
+
+
 MIN_SIDE = 32  # pixels; training images with a shorter side are left out, as in mmdetection
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 Tile = tuple[int, int, int, int]  # first row, first column, height and width in pixels
@@ -13,9 +15,7 @@ def tiles(height: int, width: int, side: int) -> list[Tile]:
     """Returns tiles of about `side` pixels per side that cover a picture without overlap, row by row."""
     rows, columns = (_edges(length, side) for length in (height, width))
     return [
-        (top, left, bottom - top, right - left)
-        for top, bottom in zip(rows, rows[1:], strict=False)
-        for left, right in zip(columns, columns[1:], strict=False)
+        (top, left, bottom - top, right - left) for top, bottom in pairwise(rows) for left, right in pairwise(columns)
     ]
 
 
