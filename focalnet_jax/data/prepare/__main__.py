@@ -12,6 +12,8 @@ imagenet22k   SRC is the uncompressed tar of a release (fall 2011, winter 2021, 
               folder per synset
 webdataset    SRC is WebDataset shards with .cls, .json or .txt labels, or a folder of such shards
 ade20k        SRC is ADEChallengeData2016.zip, and optionally annotations_instance.tar (for segmentation)
+coco          SRC is a folder with annotations/instances_SPLIT2017.json (or instances_SPLIT.json) and the images, or
+              train2017.zip, val2017.zip and annotations_trainval2017.zip (for detection)
 parquet       SRC is Parquet files with a column of encoded images and a column of labels, or a folder of such files
 tfrecord      SRC is a tensorflow-datasets data set stored as TFRecord
 
@@ -28,7 +30,9 @@ from pathlib import Path
 
 from focalnet_jax.data.prepare.ade20k import find_ade20k
 from focalnet_jax.data.prepare.buckets import local_output, local_sources
+from focalnet_jax.data.prepare.coco import find_coco
 from focalnet_jax.data.prepare.kinds import KINDS, find_sources
+from focalnet_jax.data.prepare.objects import prepare_coco
 from focalnet_jax.data.prepare.pairs import prepare_pairs
 from focalnet_jax.data.prepare.preparation import PrepareOptions, prepare
 from focalnet_jax.data.prepare.tfrecord import convert
@@ -47,19 +51,22 @@ _KINDS_OF = {
     "label_column": ("parquet", "imagenet1k"),
     "val_labels": ("imagenet1k",),
     "held_out": tuple(KINDS),
-    **dict.fromkeys(("name", "shard_mb"), (*KINDS, "ade20k")),
+    "annotations": ("coco",),
+    **dict.fromkeys(("name", "shard_mb"), (*KINDS, "ade20k", "coco")),
 }
 
 
 def main(arguments: list[str]) -> int:
     """Parses the flags and prepares the data set."""
     parser = make_parser("data.prepare", __doc__)
-    parser.add_argument("kind", choices=[*KINDS, "ade20k", "tfrecord"], help="kind of SRC, see above")
+    parser.add_argument("kind", choices=[*KINDS, "ade20k", "coco", "tfrecord"], help="kind of SRC, see above")
     parser.add_argument(
         "--source", required=True, nargs="+", metavar="SRC", help="files, folders or addresses of the images"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="parent folder of the output DIR/NAME/1.0.0")
-    parser.add_argument("--name", help="name of the data set (default: images, imagenet2012, imagenet22k or ade20k)")
+    parser.add_argument(
+        "--name", help="name of the data set (default: images, imagenet2012, imagenet22k, ade20k or coco)"
+    )
     parser.add_argument(
         "--classes",
         type=Path,
@@ -74,6 +81,13 @@ def main(arguments: list[str]) -> int:
         metavar="FILE",
         help="only for imagenet1k; labels of the validation images, from Kaggle, the devkit or a list of synsets "
         "(default: search next to SRC)",
+    )
+    parser.add_argument(
+        "--annotations",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="only for coco; JSON files whose names end with a split, or a zip archive with them (default: search SRC)",
     )
     parser.add_argument(
         "--image-column", metavar="NAME", help="Parquet column of images (default: found by type and name)"
@@ -122,6 +136,11 @@ def main(arguments: list[str]) -> int:
         if flags.kind == "ade20k":
             options = PrepareOptions(flags.name or "ade20k", None, round(shard_bytes))
             prepare_pairs(find_ade20k(paths), out, options, flags.processes, address)
+            return 0
+        if flags.kind == "coco":
+            options = PrepareOptions(flags.name or "coco", None, round(shard_bytes))
+            annotations = [_local(Path(path)) for path in flags.annotations]
+            prepare_coco(find_coco(paths, annotations), out, options, flags.processes, address)
             return 0
         sources = find_sources(
             flags.kind,

@@ -1,0 +1,1 @@
+"""Reads annotations of objects in COCO's format."""

@@ -1,0 +1,181 @@
+"""Outlines and run-length encodings of objects: bitmaps equal to pycocotools', resizing, mirroring and cropping.
+
+A segment is either a list of polygons, each `[2 n]` or a list of x1, y1, x2, y2, ..., whose union is the object; or a
+run-length encoding `{"size": [height, width], "counts": ...}`. The counts are the lengths of alternating runs of 0 and
+1 down the columns, beginning with 0, as a list of integers or in COCO's compressed text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Size = tuple[int, int]  # height and width in pixels
+Segment = Sequence[Any] | Mapping[str, Any]
+
+LEAST_NUMBERS = 6  # in a polygon: three points
+
+
+class UnreadableSegmentError(ValueError):
+    """Raised if the pixels of an object cannot be computed. The message is the reason."""
+
+
+def bitmap(segment: Segment, size: Size) -> np.ndarray:
+    """Returns the pixels of an object, `[H, W]` uint8 of 0 and 1, equal to those of pycocotools.
+
+    Args:
+      segment: polygons or run-length encoding. No polygons give an empty bitmap.
+      size: height and width of the image.
+
+    Raises:
+      UnreadableSegmentError: the encoding is damaged or of another size, or a polygon has fewer than three points.
+    """
+    from hotcoco import mask  # takes time to import, and data without masks do not need it
+
+    if problem := problem_of(segment, size):
+        raise UnreadableSegmentError(problem)
+    height, width = size
+    if not len(segment):
+        return np.zeros(size, np.uint8)
+    try:
+        if isinstance(segment, Mapping):
+            return np.ascontiguousarray(mask.decode(_encoded(segment, size)))
+        polygons = [np.asarray(polygon, np.float64).tolist() for polygon in segment]
+        return np.ascontiguousarray(mask.decode(mask.merge(mask.frPyObjects(polygons, height, width))))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UnreadableSegmentError(f"its pixels cannot be decoded: {' '.join(str(error).split())[:200]}") from error
+
+
+def encode_bitmap(pixels: np.ndarray) -> dict[str, Any]:
+    """Returns the compressed run-length encoding of a bitmap `[H, W]` uint8 of 0 and 1; its counts are a string."""
+    from hotcoco import mask  # see `bitmap`
+
+    encoded = mask.encode(np.asfortranarray(pixels, np.uint8))
+    return {"size": list(pixels.shape), "counts": encoded["counts"].decode()}
+
+
+def problem_of(segment: Any, size: Size) -> str:
+    """Returns why a segment cannot be decoded, or an empty string.
+
+    Compressed counts are only verified by `bitmap`.
+    """
+    if isinstance(segment, Mapping):
+        counts, stated = segment.get("counts"), segment.get("size")
+        if not isinstance(counts, list | str | bytes) or not isinstance(stated, list | tuple) or len(stated) != 2:
+            return "a run-length encoding without counts or size"
+        if tuple(stated) != tuple(size):
+            return "a run-length encoding of another size"
+        if isinstance(counts, list):
+            whole = all(type(count) is int and count >= 0 for count in counts)
+            if not whole or sum(counts) != size[0] * size[1]:
+                return "a damaged run-length encoding"
+        return ""
+    if not isinstance(segment, list | tuple):
+        return "neither polygons nor a run-length encoding"
+    return next(filter(None, map(problem_of_polygon, segment)), "")
+
+
+def problem_of_polygon(polygon: Any) -> str:
+    """Returns why a polygon cannot be used, or an empty string."""
+    try:
+        numbers = np.asarray(polygon, np.float64)
+    except (TypeError, ValueError):
+        return "a polygon that is not a list of numbers"
+    if numbers.ndim != 1:
+        return "a polygon that is not a list of numbers"
+    if len(numbers) < LEAST_NUMBERS:
+        return "a polygon of fewer than 3 points"
+    if len(numbers) % 2:
+        return "a polygon of an odd number of coordinates"
+    return "" if np.isfinite(numbers).all() else "a polygon with coordinates that are not finite"
+
+
+def resized_segment(segment: Segment, old: Size, new: Size) -> Segment:
+    """Returns a segment of an image that is resized from height and width `old` to `new`.
+
+    Polygons are scaled; a run-length encoding takes the nearest pixels, like OpenCV's INTER_NEAREST.
+    """
+    if isinstance(segment, Mapping):
+        return encode_bitmap(resized_bitmap(bitmap(segment, old), new))
+    factors = np.array([new[1] / old[1], new[0] / old[0]])
+    return [_points(polygon, lambda points: points * factors) for polygon in segment]
+
+
+def resized_bitmap(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """Returns a bitmap `[H, W]` resized to `size` by the nearest pixel, like OpenCV's INTER_NEAREST."""
+    rows, columns = (
+        np.minimum(np.floor(np.arange(new) * (1 / (new / old))).astype(np.int64), old - 1)
+        for old, new in zip(pixels.shape, size, strict=True)
+    )
+    return np.ascontiguousarray(pixels[rows[:, None], columns])
+
+
+def mirrored_segment(segment: Segment, size: Size) -> Segment:
+    """Returns a segment of an image of height and width `size` that is mirrored left to right."""
+    if isinstance(segment, Mapping):
+        return encode_bitmap(bitmap(segment, size)[:, ::-1])
+    return [_points(polygon, lambda points: points * (-1, 1) + (size[1], 0)) for polygon in segment]
+
+
+def cropped_segment(segment: Segment, old: Size, top: int, left: int, size: Size) -> Segment:
+    """Returns a segment of a crop of an image.
+
+    Polygons may extend beyond the crop; `bitmap` cuts them off.
+
+    Args:
+      segment: segment of the whole image.
+      old: height and width of the image.
+      top: first row of the crop.
+      left: first column of the crop.
+      size: height and width of the crop, which is inside the image.
+    """
+    if isinstance(segment, Mapping):
+        return encode_bitmap(bitmap(segment, old)[top : top + size[0], left : left + size[1]])
+    return [_points(polygon, lambda points: points - (left, top)) for polygon in segment]
+
+
+def _points(polygon: Any, change: Any) -> np.ndarray:
+    """Returns a polygon `[2 n]` whose points `[n, 2]` are changed by a function."""
+    return change(np.asarray(polygon, np.float64).reshape(-1, 2)).reshape(-1)
+
+
+def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """Returns a run-length encoding in compressed bytes.
+
+    Raises:
+      UnreadableSegmentError: the runs do not fill the image.
+    """
+    from hotcoco import mask  # see `bitmap`
+
+    counts = segment["counts"]
+    if isinstance(counts, list):
+        return mask.frPyObjects({"size": list(size), "counts": counts}, *size)
+    encoded = {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+    if sum(compressed_counts(encoded["counts"])) != size[0] * size[1]:
+        raise UnreadableSegmentError("a damaged run-length encoding")
+    return encoded
+
+
+def compressed_counts(text: bytes) -> list[int]:
+    """Returns the lengths of the runs of COCO's compressed text: numbers in groups of five bits, as differences.
+
+    Raises:
+      UnreadableSegmentError: the text is cut short or contains other characters.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = character - 48
+        if not 0 <= bits < 64 or shift > 55:
+            raise UnreadableSegmentError("a damaged run-length encoding")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the sign
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    if shift or any(count < 0 for count in counts):
+        raise UnreadableSegmentError("a damaged run-length encoding")
+    return counts
