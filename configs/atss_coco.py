@@ -47,8 +47,9 @@ def get_config(variant: str = ""):
         config.model.depths = (1, 1, 1)
         config.model.num_classes = 10
         config.head.channels, config.head.convs = 32, 1
-        config.augment.short_sides, config.augment.long_side = (48, 56, 64), 64
-        config.augment.crop_short_sides, config.augment.crop_range = (64, 80), (40, 64)
-        config.inference.box = (64, 64)
+        config.data.image_size = (96, 128)
+        config.augment.short_sides, config.augment.long_side = (64, 80, 96), 128
+        config.augment.crop_short_sides, config.augment.crop_range = (96, 112), (64, 96)
+        config.inference.box = (128, 96)
         config.data.min_side = 0
     return config

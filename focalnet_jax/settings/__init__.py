@@ -24,6 +24,7 @@ class Settings(Protocol):
     HEADLINE: tuple[tuple[str, str], ...]
     AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
     RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `training.stored_config.RESUMABLE`
+    RECORDS: bool  # whether evaluations have predictions in a format of other tools, see `Evaluation.records`
     CHECKS: Checks  # for each key, a function that returns whether a value is valid, and the valid values in words
 
     def add_keys(self, config: ConfigDict) -> None:

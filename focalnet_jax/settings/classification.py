@@ -14,6 +14,7 @@ BEST_METRIC = "top1"  # ranks checkpoints, see `Settings`
 HEADLINE = (("top1", "top-1"), ("top5", "top-5"))  # metrics in percent for reports and sweeps, and their titles
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.classes",)
+RECORDS = False
 
 
 def add_keys(config: ConfigDict) -> None:

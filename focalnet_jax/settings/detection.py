@@ -13,6 +13,7 @@ BEST_METRIC = "bbox_ap"  # ranks checkpoints, see `Settings`
 HEADLINE = (("bbox_ap", "box AP"), ("bbox_ap50", "box AP50"))  # metrics in percent for reports and sweeps, and titles
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.annotations", "data.images")
+RECORDS = True
 
 DETECTORS = ("atss",)
 

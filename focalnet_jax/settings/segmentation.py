@@ -15,6 +15,7 @@ BEST_METRIC = "miou"  # ranks checkpoints, see `Settings`
 HEADLINE = (("miou", "mIoU"), ("macc", "mean accuracy"))  # metrics in percent for reports and sweeps, and their titles
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.classes",)
+RECORDS = False
 
 
 def add_keys(config: ConfigDict) -> None:

@@ -60,6 +60,12 @@ class Evaluation(Protocol):
     def table(self) -> list[tuple[str, ...]]:
         """Returns a table of results in detail, such as one row per class, after a row of titles; or an empty list."""
 
+    def records(self) -> list[dict[str, Any]]:
+        """Returns the predictions for all examples as JSON objects in the format of the task's usual tools.
+
+        The list is empty if the task has no such format.
+        """
+
     def describe(self, result: Mapping[str, float]) -> str:
         """Describes the metrics in words, for one line of output."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import FrozenConfigDict
@@ -14,10 +17,12 @@ from focalnet_jax.convert.files import is_checkpoint, sha256
 from focalnet_jax.distributed.compilation_cache import keep_compiled
 from focalnet_jax.distributed.host_values import check_same
 from focalnet_jax.distributed.mesh import run_mesh
-from focalnet_jax.distributed.startup import ends_with_the_others, warn
+from focalnet_jax.distributed.startup import ends_with_the_others, is_first, warn
+from focalnet_jax.errors import UserError
 from focalnet_jax.hub.download import fingerprint
 from focalnet_jax.settings import MAIN
 from focalnet_jax.storage.address import to_path
+from focalnet_jax.system.files import write_whole
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.agreement import check_same_data, check_same_run
 from focalnet_jax.training.data import open_eval_data
@@ -32,7 +37,12 @@ from focalnet_jax.training.writers import to_json
 
 @ends_with_the_others()
 def evaluate_checkpoint(
-    config: FrozenConfigDict, path: str, which: str | None = None, *, named: Collection[str] = ()
+    config: FrozenConfigDict,
+    path: str,
+    which: str | None = None,
+    *,
+    named: Collection[str] = (),
+    results: Path | None = None,
 ) -> dict[str, float | int | str]:
     """Evaluates a checkpoint with all evaluations of a config, and prints the metrics as one line of JSON.
 
@@ -41,6 +51,8 @@ def evaluate_checkpoint(
       path: a workdir, a step, or weights in another format.
       which: name of the weights in a file with several models, see `read_weights`.
       named: config keys set on the command line. They replace the preprocessing that is stored with the weights.
+      results: file to write the predictions of the evaluation `MAIN` to, as JSON in the format of the task's usual
+        tools, or None.
 
     Returns:
       The printed object: metrics, `model` and `checkpoint`.
@@ -76,6 +88,8 @@ def evaluate_checkpoint(
             warn(f"{', '.join(broken)}: the weights or the outputs are NaN or infinite")
         if table := data.evaluation.table():
             print(aligned(table))
+        if results is not None and name == MAIN and is_first():
+            _write_results(results, data.evaluation.records())
         metrics |= data.evaluation.details()
         result |= metrics if name == MAIN else {f"{name}/{metric}": value for metric, value in metrics.items()}
     result |= {"model": config.model.name, "checkpoint": loaded.source}
@@ -88,3 +102,12 @@ def _fingerprint(path: str) -> str:
     if jax.process_count() == 1:
         return path
     return fingerprint(path) or sha256(find_checkpoint(path) / MANIFEST if is_checkpoint(path) else to_path(path))
+
+
+def _write_results(path: Path, records: list[dict[str, Any]]) -> None:
+    """Writes the predictions of an evaluation as JSON. Raises `UserError` if the file cannot be written."""
+    try:
+        write_whole(path, json.dumps(records))
+    except OSError as error:
+        raise UserError(f"cannot write --results {path}: {error.strerror}") from error
+    print(f"wrote {len(records)} predictions to {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,10 @@ class Accuracy:
 
     def table(self) -> list[tuple[str, ...]]:
         """Returns an empty list."""
+        return []
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns an empty list: this task has no format for predictions."""
         return []
 
     def describe(self, result: Mapping[str, float]) -> str:

@@ -59,17 +59,37 @@ def open_detection_source(
     Raises:
       UserError: the source is unknown or cannot be opened.
     """
-    name = data.source
-    if name in ("digits", "trees", "nuclei"):
-        for key in ("path", "annotations", "images"):
-            if data.get(key) is not None:
-                raise UserError(
-                    f"data.{key}={data.get(key)} is not used with data.source={name}: remove it, or set another source"
-                )
+    name, path = data.source, data.path
+    chosen = [None if each is None else each[split != data.train_split] for each in (data.annotations, data.images)]
+    given = {"path": path, "annotations": data.annotations, "images": data.images}
+    unused = {"coco": (), "tfds": ("annotations", "images")}.get(name, tuple(given))
+    for key in unused:
+        if name in SOURCES and given[key] is not None:
+            raise UserError(
+                f"data.{key}={given[key]} is not used with data.source={name}: remove it, or set another source"
+            )
+    # Each source is imported when it is used, because some need packages that others do not.
     if name == "digits":
-        from focalnet_jax.tasks.detection.composites import DigitBoxes
+        from focalnet_jax.tasks.detection.composites import DigitComposites
 
-        return DigitBoxes(split)
+        return DigitComposites(split)
+    if name == "trees":
+        from focalnet_jax.tasks.detection.trees import Trees
+
+        return Trees(split)
+    if name == "nuclei":
+        from focalnet_jax.tasks.detection.nuclei import Nuclei
+
+        return Nuclei(split)
+    options = {"training": training, "min_side": data.min_side}
+    if name == "coco":
+        from focalnet_jax.data.coco.folder import CocoFolder
+
+        return CocoFolder(path, split, *chosen, **options)
+    if name == "tfds":
+        from focalnet_jax.tasks.detection.records import CocoRecords
+
+        return CocoRecords(path, split, data.cache, **options)
     raise UserError(
         f"data.source={name!r} has no boxes; expected {', '.join(SOURCES)} for config.task=detection."
         f"{suggest(str(name), SOURCES)}"

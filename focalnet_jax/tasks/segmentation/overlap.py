@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,6 +139,10 @@ class Overlap:
         others = [*self._baseline.ious.values(), self._baseline.miou]
         compared = [(*row, _percent(other)) for row, other in zip(shown, others, strict=True)]
         return [(*titles, f"{self._baseline.method}: IoU %"), *compared]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns an empty list: this task has no format for predictions."""
+        return []
 
     def describe(self, result: Mapping[str, float]) -> str:
         """Describes the metrics and the number of examples in words."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from focalnet_jax.tasks.detection.composites import DigitBoxes
+from focalnet_jax.tasks.detection.composites import DigitComposites
 from focalnet_jax.tasks.detection.evaluated import AveragePrecision, ap_metrics
 from focalnet_jax.tasks.detection.options import Options
 
@@ -118,10 +118,10 @@ def test_no_detections_and_no_objects_have_an_ap():
 
 
 def test_the_objects_of_a_source_as_detections_have_an_ap_of_100():
-    source = DigitBoxes("val")
+    source = DigitComposites("val")
     of = AveragePrecision(source, None, Options())
     for index in range(len(source)):
         instances = source[index][1]
         found = [(box, 0.5, label) for box, label in zip(instances.boxes, instances.labels, strict=True)]
-        of.add(measured([(index, found)]))
+        of.add(measured([(index, found)], slots=6))
     assert of.result()["bbox_ap"] == pytest.approx(100)
