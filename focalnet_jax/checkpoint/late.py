@@ -23,8 +23,9 @@ class LateEvaluation:
         self._accepts = True
 
     def close(self) -> None:
-        """Accepts no more metrics. Called when a save fails."""
-        self._accepts = False
+        """Discards stored metrics and accepts no more. Called when a save fails, so that no other step gets them."""
+        with self._lock:
+            self._accepts, self._metrics = False, None
 
     def offer(self, metrics: Mapping[str, Any]) -> bool:
         """Stores metrics for the thread that writes the step; returns whether they are accepted."""

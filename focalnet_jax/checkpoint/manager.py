@@ -41,11 +41,13 @@ from focalnet_jax.checkpoint.steps import (
     remove_leftovers,
 )
 from focalnet_jax.checkpoint.weights import Tree, abstract, check_fits, in_time, quiet, reading, reason
-from focalnet_jax.distributed.startup import is_lost_connection
+from focalnet_jax.distributed.startup import is_lost_connection, warn
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 from focalnet_jax.storage.failures import storage_error
 from focalnet_jax.storage.files import write_whole
+
+_SLOW_SECONDS = 30.0  # after this time of waiting for a save to a bucket, a warning says so
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,10 @@ class Checkpoints:
           RunFailedError: the checkpoint could not be written; earlier checkpoints are unchanged.
         """
         if self._settling is not None:
-            self._settling.join()
+            self._settling.join(_SLOW_SECONDS if is_bucket(self._folder) else None)
+            if self._settling.is_alive():
+                warn(f"the bucket is slow: waiting for the save of step {self.latest_step} in {self._folder}")
+                self._settling.join()
             self._settling = None
         failure, self._failure = self._failure, None
         if failure is not None:

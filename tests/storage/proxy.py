@@ -128,7 +128,7 @@ class Proxy:
 
     async def _connection(self, reader, writer):
         try:
-            while (message := await _read(reader)) is not None:
+            while (message := await _read(reader, writer)) is not None:
                 if not await self._answer(message, writer):
                     writer.transport.abort()
                     return
@@ -186,8 +186,11 @@ class Proxy:
             writer.close()
 
 
-async def _read(reader, *, head_only=False):
-    """Reads a request or an answer; returns None at the end of the connection."""
+async def _read(reader, writer=None, *, head_only=False):
+    """Reads a request or an answer; returns None at the end of the connection.
+
+    `writer` answers clients that wait for permission to send a large body, as TensorStore does above 1 MB.
+    """
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -196,7 +199,8 @@ async def _read(reader, *, head_only=False):
     headers = {name.strip().lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
     message = _Message(start, headers, head)
     if headers.get("expect", "").lower() == "100-continue":
-        raise ConnectionError("100-continue is not supported")
+        await _send(writer, b"HTTP/1.1 100 Continue\r\n\r\n")
+        message.raw_head = re.sub(rb"(?i)\r\nexpect:[^\r]*", b"", head)  # the server would answer it too
     if head_only or start.split(" ")[1] in ("204", "304"):
         return message
     if headers.get("transfer-encoding", "").lower() == "chunked":

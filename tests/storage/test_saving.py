@@ -2,9 +2,10 @@
 
 import time
 
+import jax
 import pytest
 
-from focalnet_jax.checkpoint import lock, steps
+from focalnet_jax.checkpoint import lock, manager, steps
 from focalnet_jax.checkpoint.manager import Checkpoints
 from focalnet_jax.errors import RunFailedError
 from focalnet_jax.storage import lease
@@ -14,7 +15,7 @@ from focalnet_jax.storage.patience import PATIENCE
 from focalnet_jax.training import resume
 from tests.faults.saver import items
 from tests.storage.conftest import use
-from tests.storage.proxy import Fault
+from tests.storage.proxy import SLOW, Fault
 
 
 @pytest.fixture
@@ -40,6 +41,29 @@ def test_after_a_failed_save_the_next_one_succeeds(through):
     checkpoints.close()
     folder = to_path("gs://bucket/again/checkpoints")
     assert [step for step in steps.list_steps(folder) if steps.is_complete(folder / str(step))] == [1, 3]
+
+
+def test_large_objects_pass_the_proxy(through):
+    checkpoints = Checkpoints(to_path("gs://bucket/large"), "eval/top1", keep_latest=5, keep_best=0)
+    noise = jax.random.normal(jax.random.key(0), (1024, 1024))  # 4 MB that cannot be compressed
+    state = items(1) | {"params": {"a": noise}}
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    assert checkpoints.last_good() == 1
+    assert (checkpoints.restore(1, state)["params"]["a"] == noise).all()
+    checkpoints.close()
+
+
+def test_waiting_for_a_slow_save_is_reported(through, monkeypatch, capsys):
+    monkeypatch.setattr(manager, "_SLOW_SECONDS", 0.2)
+    checkpoints = Checkpoints(to_path("gs://bucket/slow"), "eval/top1", keep_latest=5, keep_best=0)
+    through.faults = [Fault(SLOW, ("POST", "PUT"), "slow/checkpoints/", seconds=1, times=1)]
+    checkpoints.save(1, items(1), {})
+    checkpoints.wait()
+    assert "the bucket is slow: waiting for the save of step 1 in gs://bucket/slow" in capsys.readouterr().err
+    checkpoints.save(2, items(2), {})
+    checkpoints.close()
+    assert checkpoints.last_good() == 2
 
 
 def test_a_process_that_writes_no_manifests_does_not_deny_earlier_checkpoints(through, monkeypatch):

@@ -9,6 +9,7 @@ from ml_collections import FrozenConfigDict
 
 from focalnet_jax.data.geometry import fitted_size
 from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
+from focalnet_jax.errors import UserError
 
 Size = tuple[int, int]  # height and width in pixels
 _ZOOMS = 4  # sizes of canvases per factor of 2; at most 2^(2/4) - 1 = 41 % of a canvas is outside of its image
@@ -78,8 +79,17 @@ class Inference:
 
 
 def inference_of(config: FrozenConfigDict) -> Inference:
-    """Returns the options of a config."""
+    """Returns the options of a config.
+
+    Raises:
+      UserError: windows are further apart than they are large, so that they would not cover the image.
+    """
     keys = config.inference
+    if keys.mode == "slide" and any(step > side for step, side in zip(keys.stride, keys.crop, strict=True)):
+        raise UserError(
+            f"inference.stride={tuple(keys.stride)} is larger than inference.crop={tuple(keys.crop)}, so windows would "
+            "leave out parts of the image: give a stride of at most the crop"
+        )
     return Inference(
         keys.mode,
         tuple(keys.crop),

@@ -7,15 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 
+from focalnet_jax.config import default_config
 from focalnet_jax.data.loader import HostPlaces, ReadOptions, eval_batches
 from focalnet_jax.data.masks import IGNORED, MaskCoding
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.errors import UserError
 from focalnet_jax.tasks.segmentation.augment import Augmentation
 from focalnet_jax.tasks.segmentation.host import SegmentationHost
 from focalnet_jax.tasks.segmentation.inference import each_strip, predict_classes, scores
 from focalnet_jax.tasks.segmentation.overlap import Overlap
-from focalnet_jax.tasks.segmentation.shapes import Inference
+from focalnet_jax.tasks.segmentation.shapes import Inference, inference_of
 
 OPTIONS = Inference(box=(64, 32), crop=(32, 32), stride=(20, 20), multiple=16)
 ALONE = HostPlaces()
@@ -143,3 +146,12 @@ def test_the_table_has_one_row_per_class():
         ("black", "75.00", "75.00", "100.00"),
         ("red", "", "", "0.00"),
     ]
+
+
+def test_windows_that_leave_out_parts_of_images_are_refused():
+    config = default_config("segmentation")
+    config.inference.update(mode="slide", crop=(64, 64), stride=(64, 65))
+    with pytest.raises(UserError, match=r"inference.stride=\(64, 65\) is larger than inference.crop=\(64, 64\)"):
+        inference_of(FrozenConfigDict(config))
+    config.inference.stride = (64, 64)
+    assert inference_of(FrozenConfigDict(config)).stride == (64, 64)
