@@ -120,7 +120,7 @@ def test_a_split_whose_images_are_not_given_is_left_out_with_a_line(tmp_path, ca
     assert "instances_train2017.json: left out, because its images are not given" in capsys.readouterr().out
 
 
-@pytest.mark.fault(53)
+@pytest.mark.fault(58)
 def test_problems_are_counted_on_the_card_and_listed(tmp_path, capsys):
     content = coco_content(9)
     size = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}

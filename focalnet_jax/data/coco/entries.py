@@ -111,9 +111,9 @@ def _is_side(value: Any) -> bool:
 
 
 def _check_id(value: Any, what: str, name: str) -> None:
-    if type(value) is not int or not -(2**63) <= value < 2**63:
+    if type(value) is not int or not 0 <= value < 2**63:
         stated = "no id" if value is None else f"the id {str(value)[:40]!r}"
-        raise UserError(f"{name}: {what} has {stated}; expected an integer")
+        raise UserError(f"{name}: {what} has {stated}; expected an integer of at least 0")
 
 
 def _refuse_repeated(values: Sequence[Any], what: str, kind: str, name: str) -> None:
