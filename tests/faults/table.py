@@ -95,8 +95,8 @@ ROWS = {
     56: ("a zip archive that is truncated, damaged or another one", "an error that names it"),
     57: ("crops or batches of ignored pixels only", "their loss and its gradient are 0; the run continues"),
     58: (
-        "a box of zero or negative size, outside of the image, NaN; a damaged polygon or run-length encoding; an unknown "
-        "class or image",
+        "a box of zero or negative size, outside of the image or NaN; a damaged polygon or run-length encoding; an "
+        "unknown class or image",
         "not used, left out or corrected as in mmdetection; counted by kind, with ids of annotations",
     ),
     59: (
