@@ -246,7 +246,7 @@ def test_annotations_without_unique_ids_are_refused(tmp_path, change, message):
     [
         (lambda c: c["images"].append(dict(c["images"][0])), "ids of images occur several times: 5; make them unique"),
         (lambda c: c["images"][0].pop("id"), "image number 0 has no id"),
-        (lambda c: c["images"][0].update(id=-1), "image number 0 has the id '-1'; expected an integer of at least 0"),
+        (lambda c: c["images"][0].update(id=-1), "image number 0 has the id -1; expected an integer of at least 0"),
         (lambda c: c["images"][0].pop("file_name"), "image 5 has no file_name"),
         (lambda c: c["images"][0].pop("height"), "image 5 (five.jpg) has the height None and the width 60"),
         (lambda c: c["images"][0].update(width=0), "has the height 40 and the width 0; expected positive integers"),
@@ -255,7 +255,10 @@ def test_annotations_without_unique_ids_are_refused(tmp_path, change, message):
         (lambda c: c["categories"].append({"id": 3, "name": "x"}), "ids of categories occur several times: 3"),
         (lambda c: c["categories"].append({"id": 4, "name": "kite"}), "names of categories occur several times: kite"),
         (lambda c: c["categories"].append({"id": 4}), "category 4 has no name"),
-        (lambda c: c.pop("annotations"), 'has no list "annotations"; it contains an object with images, categories'),
+        (
+            lambda c: c.pop("annotations"),
+            "has no list \"annotations\"; it contains an object with 'images', 'categories'",
+        ),
     ],
 )
 def test_inconsistent_files_are_refused_in_one_line(tmp_path, change, message):
