@@ -27,6 +27,7 @@ FAMILIES = (
     "archives",
     "labels",
     "masks",
+    "coco",
     "numbers",
     "records",
     "cards",

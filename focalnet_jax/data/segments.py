@@ -16,6 +16,7 @@ Size = tuple[int, int]  # height and width in pixels
 Segment = Sequence[Any] | Mapping[str, Any]
 
 LEAST_NUMBERS = 6  # in a polygon: three points
+_DAMAGED = "a damaged run-length encoding"
 
 
 class UnreadableSegmentError(ValueError):
@@ -57,21 +58,20 @@ def encode_bitmap(pixels: np.ndarray) -> dict[str, Any]:
 
 
 def problem_of(segment: Any, size: Size) -> str:
-    """Returns why a segment cannot be decoded, or an empty string.
-
-    Compressed counts are only verified by `bitmap`.
-    """
+    """Returns why a segment cannot be decoded, or an empty string."""
     if isinstance(segment, Mapping):
         counts, stated = segment.get("counts"), segment.get("size")
         if not isinstance(counts, list | str | bytes) or not isinstance(stated, list | tuple) or len(stated) != 2:
             return "a run-length encoding without counts or size"
         if tuple(stated) != tuple(size):
             return "a run-length encoding of another size"
-        if isinstance(counts, list):
-            whole = all(type(count) is int and count >= 0 for count in counts)
-            if not whole or sum(counts) != size[0] * size[1]:
-                return "a damaged run-length encoding"
-        return ""
+        if not isinstance(counts, list):
+            try:
+                counts = compressed_counts(counts.encode() if isinstance(counts, str) else counts)
+            except (UnreadableSegmentError, UnicodeEncodeError):
+                return _DAMAGED
+        whole = all(type(count) is int and count >= 0 for count in counts)
+        return "" if whole and sum(counts) == size[0] * size[1] else _DAMAGED
     if not isinstance(segment, list | tuple):
         return "neither polygons nor a run-length encoding"
     return next(filter(None, map(problem_of_polygon, segment)), "")
@@ -81,7 +81,7 @@ def problem_of_polygon(polygon: Any) -> str:
     """Returns why a polygon cannot be used, or an empty string."""
     try:
         numbers = np.asarray(polygon, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return "a polygon that is not a list of numbers"
     if numbers.ndim != 1:
         return "a polygon that is not a list of numbers"
@@ -142,20 +142,13 @@ def _points(polygon: Any, change: Any) -> np.ndarray:
 
 
 def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """Returns a run-length encoding in compressed bytes.
-
-    Raises:
-      UnreadableSegmentError: the runs do not fill the image.
-    """
+    """Returns a run-length encoding in compressed bytes."""
     from hotcoco import mask  # see `bitmap`
 
     counts = segment["counts"]
     if isinstance(counts, list):
         return mask.frPyObjects({"size": list(size), "counts": counts}, *size)
-    encoded = {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
-    if sum(compressed_counts(encoded["counts"])) != size[0] * size[1]:
-        raise UnreadableSegmentError("a damaged run-length encoding")
-    return encoded
+    return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
 def compressed_counts(text: bytes) -> list[int]:
@@ -169,7 +162,7 @@ def compressed_counts(text: bytes) -> list[int]:
     for character in text:
         bits = character - 48
         if not 0 <= bits < 64 or shift > 55:
-            raise UnreadableSegmentError("a damaged run-length encoding")
+            raise UnreadableSegmentError(_DAMAGED)
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
@@ -177,5 +170,5 @@ def compressed_counts(text: bytes) -> list[int]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     if shift or any(count < 0 for count in counts):
-        raise UnreadableSegmentError("a damaged run-length encoding")
+        raise UnreadableSegmentError(_DAMAGED)
     return counts

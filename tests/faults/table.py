@@ -94,6 +94,15 @@ ROWS = {
     55: ("images without masks, a folder of images only", "left out and counted in training, otherwise an error"),
     56: ("a zip archive that is truncated, damaged or another one", "an error that names it"),
     57: ("crops or batches of ignored pixels only", "their loss and its gradient are 0; the run continues"),
+    58: (
+        "a box of zero or negative size, outside of the image or NaN; a damaged polygon or run-length encoding; an "
+        "unknown class or image",
+        "not used, left out or corrected as in mmdetection; counted by kind, with ids of annotations",
+    ),
+    59: (
+        "a COCO file that is cut short, with repeated ids, or without sizes, names or images",
+        "an error that names the entry",
+    ),
 }
 
 

@@ -65,12 +65,13 @@ class Annotations:
         rows = np.arange(self.starts[place], self.starts[place + 1])
         rows = rows[self.used[rows]]
         corners = self.boxes[rows].copy()
-        corners[:, 2:] += corners[:, :2]
+        with np.errstate(over="ignore"):  # boxes may end far beyond the image, and areas be infinite then
+            corners[:, 2:] += corners[:, :2]
+            areas = self.areas[rows].astype(np.float32)
         boxes = np.clip(corners, 0, [size[1], size[0]] * 2).astype(np.float32)
         segments = None
         if self.segments is not None:
             segments = [self.segments[row] for row in rows.tolist()]
-        areas = self.areas[rows].astype(np.float32)
         return Instances(index, boxes, self.labels[rows], self.crowd[rows], areas, self.ids[rows], segments)
 
     def entries(self, place: int, image: Mapping[str, Any], category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -235,7 +236,7 @@ def _integers(rows: Sequence[tuple[Any, ...]], field: int, title: str, name: str
     wrong = next((place for place, value in enumerate(values) if type(value) is not int), None)
     if wrong is not None:
         stated = "has no" if values[wrong] is None else "has the"
-        value = "" if values[wrong] is None else f" {str(values[wrong])[:40]!r}"
+        value = "" if values[wrong] is None else f" {ascii(values[wrong])[:80]}"
         raise UserError(f"{name}: annotation number {wrong} {stated} {title}{value}; expected an integer")
     try:
         return np.array(values, np.int64)
@@ -288,5 +289,6 @@ def _areas(rows: Sequence[tuple[Any, ...]], chosen: np.ndarray, boxes: np.ndarra
     """Returns the areas, `[n]` float64, and whether they are those of the boxes because the file has none."""
     areas = np.array([_number(rows[row][4]) for row in chosen.tolist()], np.float64)
     guessed = ~np.isfinite(areas)
-    areas[guessed] = (boxes[:, 2] * boxes[:, 3])[guessed]
+    with np.errstate(over="ignore"):
+        areas[guessed] = np.nan_to_num(boxes[guessed, 2] * boxes[guessed, 3])  # finite
     return areas, guessed

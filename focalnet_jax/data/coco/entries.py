@@ -65,14 +65,14 @@ def check_images(entries: Sequence[Any], name: str) -> Images:
         raise UserError(f'{name} has no images: the list "images" is empty')
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(f'{name}: the list "images" contains {str(entry)[:80]!r}; expected objects')
+            raise UserError(f'{name}: the list "images" contains {_shown(entry)}; expected objects')
         _check_id(entry.get("id"), f"image number {place}", name)
-        if not isinstance(entry.get("file_name"), str) or not entry["file_name"] or "\0" in entry["file_name"]:
+        if not _is_text(entry.get("file_name")):
             raise UserError(f"{name}: image {entry['id']} has no file_name; expected the name of its file")
         if not all(map(_is_side, (entry.get("height"), entry.get("width")))):
             raise UserError(
-                f"{name}: image {entry['id']} ({entry['file_name'][:80]}) has the height {entry.get('height')} and the "
-                f"width {entry.get('width')}; expected positive integers"
+                f"{name}: image {entry['id']} ({entry['file_name'][:80]}) has the height "
+                f"{_shown(entry.get('height'))} and the width {_shown(entry.get('width'))}; expected positive integers"
             )
     _refuse_repeated([entry["id"] for entry in entries], "ids", "images", name)
     return Images(
@@ -96,9 +96,9 @@ def check_categories(entries: Sequence[Any], name: str) -> Categories:
         raise UserError(f'{name} has no classes: the list "categories" is empty')
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(f'{name}: the list "categories" contains {str(entry)[:80]!r}; expected objects')
+            raise UserError(f'{name}: the list "categories" contains {_shown(entry)}; expected objects')
         _check_id(entry.get("id"), f"category number {place}", name)
-        if not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        if not _is_text(entry.get("name")):
             raise UserError(f"{name}: category {entry['id']} has no name; expected the name of the class")
     ids, names = [entry["id"] for entry in entries], [entry["name"].strip() for entry in entries]
     _refuse_repeated(ids, "ids", "categories", name)
@@ -106,14 +106,30 @@ def check_categories(entries: Sequence[Any], name: str) -> Categories:
     return Categories(tuple(ids), tuple(names))
 
 
+def _is_text(value: Any) -> bool:
+    """Returns whether a value is a string that can be a name."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a character
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for messages."""
+    return ascii(value)[:80]
+
+
 def _is_side(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < 2**31 and value == int(value)
 
 
 def _check_id(value: Any, what: str, name: str) -> None:
-    if type(value) is not int or not -(2**63) <= value < 2**63:
-        stated = "no id" if value is None else f"the id {str(value)[:40]!r}"
-        raise UserError(f"{name}: {what} has {stated}; expected an integer")
+    if type(value) is not int or not 0 <= value < 2**63:
+        stated = "no id" if value is None else f"the id {_shown(value)}"
+        raise UserError(f"{name}: {what} has {stated}; expected an integer of at least 0")
 
 
 def _refuse_repeated(values: Sequence[Any], what: str, kind: str, name: str) -> None:

@@ -57,7 +57,7 @@ def parse_coco(content: bytes, name: str | Path, *, masks: bool = True) -> Parse
     parts = [found.get(part) if isinstance(found, dict) else None for part in ("images", "annotations", "categories")]
     for part, entries in zip(("images", "annotations", "categories"), parts, strict=True):
         if not isinstance(entries, list):
-            held = f"an object with {', '.join(map(str, list(found)[:8]))}" if isinstance(found, dict) else "no object"
+            held = f"an object with {ascii(list(found)[:8])[1:-1]}" if isinstance(found, dict) else "no object"
             raise UserError(f'{name} has no list "{part}"; it contains {held}: expected {EXPECTED}')
     annotations = [entry if isinstance(entry, tuple) else _other(entry, name) for entry in parts[1]]
     return Parsed(parts[0], annotations, parts[2])
@@ -119,7 +119,7 @@ def _arrays(polygons: Sequence[Any]) -> Sequence[Any]:
 
 def _other(entry: Any, name: str | Path) -> tuple[Any, ...]:
     if not isinstance(entry, dict):
-        raise UserError(f'{name}: the list "annotations" contains {str(entry)[:80]!r}; expected objects')
+        raise UserError(f'{name}: the list "annotations" contains {ascii(entry)[:80]}; expected objects')
     return fields_of(entry)
 
 

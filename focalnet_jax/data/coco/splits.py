@@ -10,13 +10,12 @@ import numpy as np
 from focalnet_jax.data.coco.annotations import Annotations
 from focalnet_jax.errors import UserError
 
+MIN_SIDE = 32  # pixels; training images with a shorter side are left out, as in mmdetection
+
 
 def images_file(split: str) -> str:
     """Returns the name of the file with ids and sizes of the images of a split of a prepared data set."""
     return f"images_{split}.json"
-
-
-MIN_SIDE = 32  # pixels; training images with a shorter side are left out, as in mmdetection
 
 
 def ground_truth(
@@ -24,7 +23,8 @@ def ground_truth(
 ) -> dict[str, Any]:
     """Returns the content of a COCO file.
 
-    COCO's tools use the id 0 for no match, so annotations are numbered from 1 if one has the id 0.
+    pycocotools uses the id 0 for no match, and hotcoco refuses negative ids, so annotations are numbered from 1 if one
+    has such an id.
 
     Args:
       images: entries of the images.
@@ -32,7 +32,7 @@ def ground_truth(
       categories: entries of the classes.
     """
     annotations = [entry for entries in objects for entry in entries]
-    if any(entry["id"] == 0 for entry in annotations):
+    if any(entry["id"] < 1 for entry in annotations):
         annotations = [entry | {"id": number} for number, entry in enumerate(annotations, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

@@ -119,8 +119,8 @@ class Coco:
                 for number, store in enumerate(self.stores)
                 for member in ([name] if name in store.members else []) + _ending(store, ending)
             ]
-            named = [place for place in found if {file.name, file.split} & set(PurePosixPath(place[1]).parts)]
-            found = named or found
+            exact = [place for place in found if file.name in PurePosixPath(place[1]).parts]
+            found = exact or [place for place in found if file.split in _splits_in(place[1])] or found
             if len(found) > 1:
                 raise UserError(
                     f"{file.title}: the image {name} is in several folders: "
@@ -136,6 +136,11 @@ class Coco:
         stores = ", ".join(str(store.path) for store in self.stores) or "no given file or folder"
         files = ", ".join(file.title for file in self.files)
         raise UserError(f"none of the first images of {files} is in {stores}: expected {EXPECTED}")
+
+
+def _splits_in(folder: str) -> set[str | None]:
+    """Returns the splits that parts of a path name, such as val for images/val2017/."""
+    return {SPLIT_NAMES.get(part.rstrip("0123456789").lower()) for part in PurePosixPath(folder).parts}
 
 
 def _ending(store: Store, ending: str) -> list[str]:
