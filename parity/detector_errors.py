@@ -120,7 +120,7 @@ def training_errors(name: str) -> DetectorErrors:
         return loss_of(outputs, jnp), (outputs, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
     (_, (outputs, after)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-        nnx.to_pure_dict(params), statistics, images
+        nnx.to_pure_dict(params), nnx.to_pure_dict(statistics), images
     )
     found = named_leaves(gradients)
     wanted = by_our_names({key: each.grad.numpy() for key, each in theirs.named_parameters()}, gradients, name)

@@ -11,8 +11,8 @@ import torch
 
 from parity.detector_errors import their_outputs
 from parity.detectors import DETECTORS, arrays, build
-from parity.golden import OUT
 from tests.convert.golden_detectors import CLASSES, CONFIG, OPTIONS, SIZE
+from tests.convert.golden_files import GOLDEN
 
 
 def main() -> None:
@@ -26,9 +26,9 @@ def main() -> None:
             their_outputs(name, model.train(), images.astype(np.float32))
         after = {key: array for key, array in arrays(model).items() if "running" in key}
         np.savez_compressed(
-            OUT / f"{name}.npz",
+            GOLDEN / f"{name}.npz",
             images=images,
-            **{f"outputs/{index}": array for index, array in enumerate(outputs)},
+            **{f"outputs/{index}": array.detach() for index, array in enumerate(outputs)},
             **{f"weights/{key}": array for key, array in weights.items()},
             **{f"after/{key}": array for key, array in after.items()},
         )

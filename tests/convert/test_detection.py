@@ -31,8 +31,8 @@ def of(golden, part):
 
 @pytest.fixture(scope="module")
 def model(name, golden):
-    options = dict(precision=get_precision("float32"), rngs=nnx.Rngs(0), **OPTIONS[name])
-    graph, state = nnx.split(nnx.eval_shape(lambda: DETECTORS[name](CONFIG, CLASSES, **options)))
+    options = dict(precision=get_precision("float32"), **OPTIONS[name])
+    graph, state = nnx.split(nnx.eval_shape(lambda: DETECTORS[name](CONFIG, CLASSES, rngs=nnx.Rngs(0), **options)))
     variables = tensors_to_variables(of(golden, "weights"), nnx.to_pure_dict(state), CONFIG, name)
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
     return nnx.merge(graph, state)

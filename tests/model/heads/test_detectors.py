@@ -1,6 +1,6 @@
 """Detectors have the original's parameters, sizes of maps and initialisation, in every precision."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ def make(kind, name="focalnet_tiny_srf", *, dtype="float32", heads=None, **optio
     return kind(config, CLASSES, precision=get_precision(dtype), rngs=nnx.Rngs(0), **(HEADS[kind] | (heads or {})))
 
 
+@cache
 def full_size(kind, name, windows):
     config = variant_config(f"focalnet_{name}", focal_windows=windows)
     return nnx.eval_shape(lambda: kind(config, 80, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
