@@ -6,9 +6,12 @@ import pytest
 import torch
 import torchvision.ops
 
+from focalnet_jax.data.paste import paste
 from focalnet_jax.ops.boxes import anchor_sides, decode, encode, giou, grid_anchors, inside_padded, pairwise_iou
 from focalnet_jax.ops.nms import multiclass_nms, nms
+from focalnet_jax.ops.roi_align import IMPLEMENTATIONS, assign_levels, roi_align
 from parity import mmcv_stub
+from parity.measure import relative
 
 mmcv_stub.install()
 
@@ -130,3 +133,81 @@ def test_detections_are_mmdetections(per_class):
     np.testing.assert_array_equal(found.labels, labels)
     np.testing.assert_array_equal(found.boxes, dets[:, :4])
     np.testing.assert_array_equal(found.scores, dets[:, 4])
+
+
+def regions(count, height, width, seed=0):
+    """Returns boxes in an image, most of them small, some long."""
+    rng = np.random.default_rng(seed)
+    scale, ratio = np.exp(rng.uniform(np.log(4), np.log(height), count)), np.exp(rng.normal(0, 0.7, count))
+    sides = np.stack([scale * ratio, scale / ratio], axis=1)
+    centres = rng.uniform(0, [width, height], (count, 2))
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
+    return np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("size", "samples"), [(7, 0), (14, 0), (7, 2)])
+def test_roi_align_is_torchvisions(implementation, size, samples):
+    strides, (height, width) = (4, 8, 16, 32), (456, 480)
+    rng = np.random.default_rng(0)
+    maps = [np.float32(rng.normal(0, 1, (2, -(-height // s), -(-width // s), 6))) for s in strides]
+    boxes = np.stack([regions(80, height, width, seed) for seed in (0, 1)])
+    boxes[:, 0] = [3, 5, 470, 451]
+    levels = np.asarray(assign_levels(boxes, 4))
+    assert {0, 1, 2, 3} == set(levels[0]) == set(levels[1])
+    cotangent = np.float32(rng.normal(0, 1, (2, 80, size, size, 6)))
+
+    given = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().requires_grad_() for x in maps]
+    expected = torch.zeros(2, 80, 6, size, size)
+    for level, stride in enumerate(strides):
+        for image in range(2):
+            here = np.flatnonzero(levels[image] == level)
+            rois = torch.from_numpy(np.pad(boxes[image, here], ((0, 0), (1, 0)), constant_values=image))
+            expected[image, here] = torchvision.ops.roi_align(given[level], rois, size, 1 / stride, samples, True)
+    expected.backward(torch.from_numpy(cotangent).permute(0, 1, 4, 2, 3).contiguous())
+
+    def compute(maps):
+        return roi_align(maps, boxes, strides, size, samples=samples, implementation=implementation)
+
+    found, transposed = jax.vjp(jax.jit(compute), maps)
+    assert relative(found, expected.detach().permute(0, 1, 3, 4, 2)) < 1e-5
+    for ours, theirs in zip(transposed(cotangent)[0], given, strict=True):
+        assert relative(ours, theirs.grad.permute(0, 2, 3, 1)) < 1e-5
+
+
+def paste_cases():
+    """Yields masks, boxes and sizes of images: random ones, and boxes without area, huge, and of whole pixels."""
+    rng = np.random.default_rng(0)
+    for height, width in ((60, 90), (33, 1), (200, 301)):
+        corners = rng.uniform(-20, [width, height], (40, 2))
+        boxes = np.concatenate([corners, np.maximum(corners + np.exp(rng.uniform(-3, 5, (40, 2))), 0)], axis=1)
+        yield rng.random((40, 28, 28)), boxes, (height, width)
+    special = [[5, 5, 5, 30], [5.5, 5, 5.5, 30], [-300, -300, 400, 400], [3, 4, 3.01, 40], [7, 8, 7, 8], [7, 8, 7.5, 8]]
+    yield rng.random((6, 28, 28)), np.array(special), (50, 60)
+    whole = np.array([[0, 0, 28, 28], [3, 4, 31, 32], [10, 10, 24, 24], [1, 2, 57, 58], [0, 0, 112, 112]])
+    yield rng.integers(0, 2, (5, 28, 28)), whole, (64, 80)  # many values of exactly 1/2
+
+
+def test_pasted_masks_are_mmdetections():
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    set_pixels = 0
+    for masks, boxes, size in paste_cases():
+        for mask, box in zip(np.float32(masks), np.float32(boxes), strict=True):
+            given = torch.from_numpy(mask)[None, None], torch.from_numpy(box)[None]
+            values, places = _do_paste_mask(*given, *size, skip_empty=True)
+            expected = np.zeros(size, bool)
+            expected[places] = (values[0] >= 0.5).numpy()
+            np.testing.assert_array_equal(paste(mask, box, size), expected)
+            set_pixels += expected.sum()
+    assert set_pixels > 10_000
+
+
+def test_levels_are_mmdetections():
+    from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+
+    layer = dict(type="RoIAlign", output_size=7, sampling_ratio=0)
+    extractor = SingleRoIExtractor(roi_layer=layer, out_channels=1, featmap_strides=[4, 8, 16, 32])
+    boxes = regions(2000, 800, 1333)
+    expected = extractor.map_roi_levels(torch.from_numpy(np.pad(boxes, ((0, 0), (1, 0)))), 4)
+    np.testing.assert_array_equal(assign_levels(boxes, 4), expected)
