@@ -31,7 +31,7 @@ test: .venv/.dev ## run the tests except the notebooks (make parity) and the lon
 test-long: .venv/.dev ## run the long tests
 	$(BIN)/python -m pytest -n 4 --dist loadgroup -m long --durations=5 --ignore=tests/test_notebooks.py
 
-parity: .venv-parity/.installed ## compare with PyTorch, timm, transformers and mmsegmentation, and execute the notebooks
+parity: .venv-parity/.installed ## compare with PyTorch, timm, transformers, mmsegmentation and mmdetection, and execute the notebooks
 	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15
 
 # No mutated input may cause a traceback, a crash, a hang or a wrong answer. Inputs that do are kept in runs/fuzz.
@@ -73,8 +73,8 @@ format: .venv/.dev ## correct most of the style
 	$(BIN)/python $(INSTALL) --requirement requirements-dev.txt
 	@touch $@
 
-# A separate environment for PyTorch, timm, transformers and mmsegmentation, because training and evaluation do not need
-# them.
+# A separate environment for PyTorch, timm, transformers, mmsegmentation and mmdetection, because training and evaluation
+# do not need them.
 .venv-parity/.installed: requirements-parity.txt requirements-parity-nodeps.txt requirements-dev.txt requirements.txt pyproject.toml | .venv/.made
 	@$(BIN)/python -m venv .venv-parity
 	$(PARITY)/python $(INSTALL) --requirement requirements-parity.txt --editable .

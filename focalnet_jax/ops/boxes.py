@@ -11,44 +11,66 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_EPSILON = 1e-6  # smallest area that areas are divided by
-
 
 def areas(boxes: jax.Array) -> jax.Array:
-    """Returns the areas `[...]` of boxes `[..., 4]`, 0 for boxes without width or height."""
-    sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    """Returns the areas `[...]` of boxes `[..., 4]`, 0 for boxes whose x2 < x1 or y2 < y1."""
+    sides = _not_negative(boxes[..., 2:] - boxes[..., :2])
     return sides[..., 0] * sides[..., 1]
 
 
-def iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns the intersection over union `[...]` of boxes `[..., 4]` with boxes `[..., 4]`, elementwise."""
-    return _overlaps(a, b)[0]
+def iou(a: jax.Array, b: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Returns the intersection over union `[...]` of boxes `[..., 4]` with boxes `[..., 4]`, elementwise.
+
+    Args:
+      a: boxes.
+      b: boxes.
+      eps: smallest union that the intersection is divided by.
+    """
+    return _overlaps(a, b, eps)[0]
 
 
-def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns the intersection over union `[..., n, m]` of boxes `[..., n, 4]` with boxes `[..., m, 4]`."""
-    return iou(a[..., :, None, :], b[..., None, :, :])
+def pairwise_iou(a: jax.Array, b: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Returns the intersection over union `[..., n, m]` of boxes `[..., n, 4]` with boxes `[..., m, 4]`.
+
+    Args:
+      a: boxes.
+      b: boxes.
+      eps: smallest union that the intersection is divided by.
+    """
+    return iou(a[..., :, None, :], b[..., None, :, :], eps)
 
 
-def giou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns the generalized IoU (arXiv 1902.09630) `[...]` of boxes `[..., 4]` with boxes `[..., 4]`, elementwise."""
-    ratio, union = _overlaps(a, b)
+def giou(a: jax.Array, b: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Returns the generalized IoU (arXiv 1902.09630) `[...]` of boxes `[..., 4]` with boxes `[..., 4]`, elementwise.
+
+    Gradients are finite for all finite boxes.
+
+    Args:
+      a: boxes.
+      b: boxes.
+      eps: smallest area that areas are divided by.
+    """
+    ratio, union = _overlaps(a, b, eps)
     around = jnp.concatenate([jnp.minimum(a[..., :2], b[..., :2]), jnp.maximum(a[..., 2:], b[..., 2:])], axis=-1)
-    enclosing = jnp.maximum(areas(around), _EPSILON)
+    enclosing = jnp.maximum(areas(around), eps)
     return ratio - (enclosing - union) / enclosing
 
 
-def _overlaps(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _overlaps(a: jax.Array, b: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
     """Returns the intersection over union, and the union, of boxes elementwise."""
-    sides = jnp.maximum(jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2]), 0)
+    sides = _not_negative(jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2]))
     both = sides[..., 0] * sides[..., 1]
-    union = jnp.maximum(_signed_areas(a) + _signed_areas(b) - both, _EPSILON)
+    union = jnp.maximum(_signed_areas(a) + _signed_areas(b) - both, eps)
     return both / union, union
 
 
 def _signed_areas(boxes: jax.Array) -> jax.Array:
-    sides = boxes[..., 2:] - boxes[..., :2]
-    return sides[..., 0] * sides[..., 1]
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _not_negative(x: jax.Array) -> jax.Array:
+    # At 0, PyTorch's clamp has the gradient 1; jnp.maximum has 1/2.
+    return jnp.where(x < 0, 0, x)
 
 
 def encode(anchors: jax.Array, boxes: jax.Array, stds: Sequence[float]) -> jax.Array:
@@ -74,52 +96,66 @@ def decode(
     """Returns the boxes `[..., 4]` that the deltas `[..., 4]` encode relative to anchors `[..., 4]`.
 
     Args:
-      anchors: boxes with positive sides.
+      anchors: boxes.
       deltas: deltas, see `encode`.
       stds: see `encode`.
-      size: height and width of the image that the boxes are clipped to, `[..., 2]`, which is broadcast over boxes; or
-        None.
+      size: height and width of the image that the boxes are clipped to, `[..., 2]`, broadcast over boxes; or None.
       ratio_clip: the sides of boxes and anchors differ at most by a factor of 1 / ratio_clip.
     """
     centres, sides = _centred(anchors)
     deltas = deltas * jnp.asarray(stds, deltas.dtype)
     limit = abs(np.log(ratio_clip))
-    half = sides * jnp.exp(jnp.clip(deltas[..., 2:], -limit, limit)) / 2
+    lengths = sides * jnp.exp(jnp.clip(deltas[..., 2:], -limit, limit))
     centres = centres + sides * deltas[..., :2]
-    boxes = jnp.concatenate([centres - half, centres + half], axis=-1)
+    boxes = jnp.concatenate([centres - lengths * 0.5, centres + lengths * 0.5], axis=-1)
     if size is None:
         return boxes
-    limits = jnp.concatenate([size[..., ::-1], size[..., ::-1]], axis=-1).astype(boxes.dtype)
-    return jnp.clip(boxes, 0, limits)
+    height, width = size[..., :1], size[..., 1:]
+    return jnp.clip(boxes, 0, jnp.concatenate([width, height, width, height], axis=-1).astype(boxes.dtype))
 
 
 def _centred(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the centres (x, y) and the sides (width, height) of boxes, `[..., 2]` each."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    return (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2]
 
 
-def grid_anchors(map_size: tuple[int, int], stride: int, sides: Sequence[tuple[float, float]]) -> np.ndarray:
+def anchor_sides(size: float, scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """Returns width and height of anchors, `[ratios * scales, 2]` float32: all scales of the first ratio, then others.
+
+    Args:
+      size: side of the square anchor of scale 1, in pixels; mmdetection's is the stride of the level.
+      scales: factors of the sides.
+      ratios: heights divided by widths; the area is independent of the ratio.
+    """
+    tall = np.sqrt(np.float32(ratios))[:, None]
+    factors = np.stack(np.broadcast_arrays(np.float32(size) * (1 / tall), np.float32(size) * tall), axis=-1)
+    return (factors * np.float32(scales)[:, None]).reshape(-1, 2)
+
+
+def grid_anchors(map_size: tuple[int, int], stride: int, widths_heights: Sequence[tuple[float, float]]) -> np.ndarray:
     """Returns A anchors per position of a map, centred on the position times the stride, `[h * w * A, 4]` float32.
+
+    The order is row, column, anchor. Anchors are neither rounded nor clipped.
 
     Args:
       map_size: height h and width w of the map.
       stride: pixels per position.
-      sides: width and height of each of the A anchors.
+      widths_heights: width and height of each of the A anchors, see `anchor_sides`.
     """
     height, width = map_size
-    half = np.array([(-w, -h, w, h) for w, h in sides], np.float32) / 2
+    half = np.float32(widths_heights) * np.float32(0.5)
     rows, columns = np.mgrid[:height, :width] * stride
     centres = np.stack([columns, rows, columns, rows], axis=-1).astype(np.float32)
-    return (centres[:, :, None] + half).reshape(-1, 4)
+    return (centres[:, :, None] + np.concatenate([-half, half], axis=-1)).reshape(-1, 4)
 
 
 def inside_padded(map_size: tuple[int, int], stride: int, padded: jax.Array) -> jax.Array:
-    """Returns which positions of a map begin inside an image, `[h * w]` bool.
+    """Returns which positions of a map begin inside the padded image, `[h * w]` bool.
 
     Args:
       map_size: height h and width w of the map.
       stride: pixels per position.
-      padded: height and width of the image with the padding that counts as inside, `[2]`.
+      padded: height and width of the padded image, `[2]`.
     """
     rows, columns = (jnp.arange(count) * stride < side for count, side in zip(map_size, padded, strict=True))
     return (rows[:, None] & columns).ravel()

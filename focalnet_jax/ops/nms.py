@@ -7,7 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from focalnet_jax.ops.boxes import pairwise_iou
+from focalnet_jax.ops.boxes import areas
+
+_BLOCK = 256  # boxes whose overlaps with all others are computed at once
 
 
 class Detections(NamedTuple):
@@ -26,23 +28,70 @@ class Detections(NamedTuple):
     overflow: jax.Array
 
 
-def nms(boxes: jax.Array, iou_threshold: float, valid: jax.Array | None = None) -> jax.Array:
+def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float, valid: jax.Array | None = None) -> jax.Array:
     """Returns which boxes greedy non-maximum suppression keeps, `[n]` bool.
 
-    A box is kept if its intersection over union with every kept box before it is at most the threshold.
+    A box is kept if its intersection over union with each kept box of a higher score is at most the threshold. Boxes
+    of equal scores are considered in their order. As in mmcv, boxes without area are always kept.
 
     Args:
-      boxes: boxes `[n, 4]`, the best first.
+      boxes: boxes `[n, 4]`.
+      scores: scores `[n]`; boxes whose score is NaN are not kept.
       iou_threshold: largest overlap of two kept boxes.
       valid: which boxes exist, `[n]` bool; by default all. Others are not kept.
     """
-    count = len(boxes)
-    valid = jnp.ones(count, bool) if valid is None else valid
-    before = jnp.tri(count, k=-1, dtype=bool)  # [i, j]: j is better than i
-    removes = (pairwise_iou(boxes, boxes) > iou_threshold) & before & valid & valid[:, None]
+    exists = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
+    order = jnp.argsort(jnp.where(exists, -scores, jnp.inf), stable=True)
+    kept = sorted_nms(boxes[order], iou_threshold, exists[order])
+    return jnp.zeros(len(boxes), bool).at[order].set(kept)
 
-    # The decisions about the first boxes are final after one round, those that depend on them after the next, and so
-    # on. The only fixed point is the result of the greedy algorithm.
+
+def sorted_nms(boxes: jax.Array, iou_threshold: float, valid: jax.Array, block: int = _BLOCK) -> jax.Array:
+    """Returns which boxes `[n, 4]`, the highest score first, greedy non-maximum suppression keeps, `[n]` bool.
+
+    Decides about one block of boxes after another, so that memory grows with n instead of its square.
+
+    Args:
+      boxes: boxes.
+      iou_threshold: largest overlap of two kept boxes.
+      valid: which boxes exist, `[n]` bool.
+      block: number of boxes in a block.
+    """
+    count = len(boxes)
+    block = min(block, count)
+    if not count:
+        return valid
+    padding = -count % block
+    boxes = jnp.pad(jax.lax.stop_gradient(boxes), ((0, padding), (0, 0)))
+    valid = jnp.pad(valid, (0, padding))
+    earlier = jnp.tri(block, k=-1, dtype=bool)  # [i, j]: j is before i
+
+    def decide(place: jax.Array, kept: jax.Array) -> jax.Array:
+        first = place * block
+        here = jax.lax.dynamic_slice_in_dim(boxes, first, block)
+
+        def suppress(before: jax.Array, suppressed: jax.Array) -> jax.Array:
+            others = jax.lax.dynamic_slice_in_dim(boxes, before * block, block)
+            among = jax.lax.dynamic_slice_in_dim(kept, before * block, block)
+            return suppressed | jnp.any(_overlap(here, others, iou_threshold) & among, axis=1)
+
+        suppressed = jax.lax.fori_loop(0, place, suppress, jnp.zeros(block, bool))
+        possible = jax.lax.dynamic_slice_in_dim(valid, first, block) & ~suppressed
+        decided = _fixed_point(_overlap(here, here, iou_threshold) & earlier, possible)
+        return jax.lax.dynamic_update_slice_in_dim(kept, decided, first, axis=0)
+
+    # Blocks after the last valid box have nothing to decide.
+    used = jnp.max(jnp.where(valid, jnp.arange(count + padding) // block + 1, 0))
+    return jax.lax.fori_loop(0, used, decide, jnp.zeros(count + padding, bool))[:count]
+
+
+def _fixed_point(removes: jax.Array, valid: jax.Array) -> jax.Array:
+    """Returns which of n boxes are kept, if box j removes box i where `removes[i, j]`, for j < i only.
+
+    The decisions about boxes that no box removes are final after one round, those that depend on them after the next,
+    and so on. The only fixed point is the result of the greedy algorithm.
+    """
+
     def unfinished(state: tuple[jax.Array, jax.Array]) -> jax.Array:
         return jnp.any(state[0] != state[1])
 
@@ -51,6 +100,17 @@ def nms(boxes: jax.Array, iou_threshold: float, valid: jax.Array | None = None) 
         return kept, valid & ~jnp.any(removes & kept, axis=1)
 
     return jax.lax.while_loop(unfinished, next_round, (~valid, valid))[1]
+
+
+def _overlap(a: jax.Array, b: jax.Array, iou_threshold: float) -> jax.Array:
+    """Returns whether boxes `[n, 4]` overlap boxes `[m, 4]` by more than the threshold, `[n, m]`.
+
+    Unlike in `boxes.iou`, small unions are not limited, as in mmcv: 0 / 0 is NaN, which is not above the threshold.
+    """
+    a, b = a[:, None], b[None]
+    both = areas(jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])], axis=-1))
+    whole = [(boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) for boxes in (a, b)]
+    return both / (whole[0] + whole[1] - both) > iou_threshold
 
 
 def multiclass_nms(
@@ -65,31 +125,34 @@ def multiclass_nms(
 ) -> Detections:
     """Returns the best detections after non-maximum suppression within each class, like mmdetection's multiclass_nms.
 
+    Scores that are NaN, also after multiplication, and boxes that are not finite are never detected.
+
     Args:
       boxes: boxes `[n, 4]` of all classes, or `[n, K, 4]`.
-      scores: scores `[n, K]`. A NaN score is never detected.
+      scores: scores `[n, K]`.
       score_threshold: detections have a score above it.
       iou_threshold: largest overlap of two detections of a class.
-      candidates: largest number of pairs of a box and a class that are considered; the best are.
+      candidates: largest number of pairs of a box and a class that are considered: those of the highest scores.
       keep: number D of detections.
       factors: numbers `[n]` that the scores are multiplied by after they are compared with the threshold, or None.
     """
     count, classes = scores.shape
-    above = scores > score_threshold
     ranked = scores if factors is None else scores * factors[:, None]
-    ranked = jnp.where(above, ranked, -jnp.inf).ravel()
+    finite = jnp.isfinite(boxes).all(axis=-1)
+    above = (scores > score_threshold) & ~jnp.isnan(ranked) & (finite[:, None] if boxes.ndim == 2 else finite)
     candidates = min(candidates, count * classes)
-    best, places = jax.lax.top_k(ranked, candidates)
-    valid = best > -jnp.inf
+    best, places = jax.lax.top_k(jnp.where(above, ranked, -jnp.inf).ravel(), candidates)
+    valid = above.ravel()[places]
     labels = places % classes
     found = boxes[places // classes] if boxes.ndim == 2 else boxes.reshape(-1, 4)[places]
-    # As in mmdetection, boxes of different classes are moved apart, so that they never overlap.
-    apart = jnp.where(valid[:, None], found, 0)
-    apart += (labels * (jnp.max(apart, initial=0) + 1))[:, None].astype(found.dtype)
-    kept = nms(apart, iou_threshold, valid)
+    found = jnp.where(valid[:, None], found, 0)
+    # As in mmcv, boxes of different classes are moved apart, so that they do not overlap.
+    largest = jnp.max(found, initial=-jnp.inf, where=valid[:, None])
+    apart = found + (labels.astype(found.dtype) * (jnp.where(valid.any(), largest, 0) + 1))[:, None]
+    kept = sorted_nms(apart, iou_threshold, valid)
     order = jnp.argsort(~kept, stable=True)[:keep]
-    order = jnp.pad(order, (0, keep - len(order)), constant_values=-1)
-    used = kept[order] & (jnp.arange(keep) < candidates)
+    used = jnp.pad(kept[order], (0, keep - len(order)))
+    order = jnp.pad(order, (0, keep - len(order)))
     return Detections(
         jnp.where(used[:, None], found[order], 0),
         jnp.where(used, best[order], 0),

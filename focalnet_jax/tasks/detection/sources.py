@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.instances import Instances
+from focalnet_jax.data.staged import local_folder
+from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError, suggest
+from focalnet_jax.storage.address import is_bucket
 
 SOURCES = ("digits", "trees", "nuclei", "coco", "tfds")
 
@@ -81,16 +85,29 @@ def open_detection_source(
         from focalnet_jax.tasks.detection.nuclei import Nuclei
 
         return Nuclei(split)
-    options = {"training": training, "min_side": data.min_side}
+    options = {"training": training, "min_side": data.min_side, "masks": False}
     if name == "coco":
-        from focalnet_jax.data.coco.folder import CocoFolder
+        from focalnet_jax.data.coco.folder import LAYOUT, CocoFolder
 
-        return CocoFolder(path, split, *chosen, **options)
+        for key in ("annotations", "images"):
+            if any(is_bucket(each) for each in data.get(key) or ()):
+                raise UserError(f"data.{key}={data.get(key)}: expected local paths; data.path may be gs://")
+        if path is None:
+            return _with_note(CocoFolder(None, split, *chosen, **options))
+        with local_folder(path, data.cache, ".", LAYOUT) as folder:
+            return _with_note(CocoFolder(folder, split, *chosen, **options))
     if name == "tfds":
         from focalnet_jax.tasks.detection.records import CocoRecords
 
-        return CocoRecords(path, split, data.cache, **options)
+        return _with_note(CocoRecords(path, split, data.cache, **options))
     raise UserError(
         f"data.source={name!r} has no boxes; expected {', '.join(SOURCES)} for config.task=detection."
         f"{suggest(str(name), SOURCES)}"
     )
+
+
+def _with_note(source: Any) -> DetectionSource:
+    """Returns the source, after printing the problems that it found in the data."""
+    if source.note and is_first():
+        print(source.note, file=sys.stderr)
+    return source
