@@ -69,8 +69,9 @@ format: .venv/.dev ## correct most of the style
 	$(BIN)/python $(INSTALL) --editable .
 	@touch $@
 
-.venv/.dev: requirements-dev.txt .venv/.runtime
+.venv/.dev: requirements-dev.txt requirements-dev-nodeps.txt .venv/.runtime
 	$(BIN)/python $(INSTALL) --requirement requirements-dev.txt
+	$(BIN)/python $(INSTALL) --no-deps --requirement requirements-dev-nodeps.txt
 	@touch $@
 
 # A separate environment for PyTorch, timm, transformers, mmsegmentation and mmdetection, because training and evaluation

@@ -2,11 +2,13 @@
 
 Prints, for each number of boxes, the milliseconds of all overlaps at once (matrix), of one block after another (the
 default), and of torchvision where it is installed. The implementations run in turns, and times are medians. Boxes are
-like the proposals of a level: many around each of a few objects. The last line is one JSON object with the milliseconds.
+like the proposals of a level: many around each of a few objects. The last line is one JSON object with the
+milliseconds.
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -35,6 +37,14 @@ def proposals(count: int, seed: int = 0) -> np.ndarray:
     return np.clip(objects[chosen] + noise, 0, [1333, 800, 1333, 800]).astype(np.float32)
 
 
+FAST = jax.jit(sorted_nms, static_argnums=(1, 3))
+
+
+def timed(boxes: jax.Array, valid: jax.Array, block: int) -> jax.Array:
+    """Returns which boxes are kept, when they are computed."""
+    return jax.block_until_ready(FAST(boxes, THRESHOLD, valid, block))
+
+
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=positive, default=7, help="measurements of each implementation (default: 7)")
@@ -42,17 +52,8 @@ def main(arguments: list[str]) -> None:
     results = {}
     for count in COUNTS:
         boxes, valid = jnp.asarray(proposals(count)), jnp.ones(count, bool)
-        calls = {
-            name: lambda block=block, fast=jax.jit(sorted_nms, static_argnums=(1, 3)): jax.block_until_ready(
-                fast(boxes, THRESHOLD, valid, block)
-            )
-            for name, block in (
-                ("matrix", count),
-                ("blocks of 128", 128),
-                ("blocks of 256", 256),
-                ("blocks of 512", 512),
-            )
-        }
+        sizes = {"matrix": count, "blocks of 128": 128, "blocks of 256": 256, "blocks of 512": 512}
+        calls = {name: partial(timed, boxes, valid, block) for name, block in sizes.items()}
         kept = {name: np.flatnonzero(call()).tolist() for name, call in calls.items()}
         if installed("torchvision"):
             import torch

@@ -19,6 +19,7 @@ from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.settings.tasks import stored_task
 from focalnet_jax.storage.address import AnyPath
+from focalnet_jax.storage.files import exists
 
 # Item of a checkpoint with the running statistics that belong to the weights in another item.
 _STATISTICS = {"params": "statistics", "ema": "ema_statistics"}
@@ -60,7 +61,9 @@ def _from_checkpoint(
         check_given(step, config, name, options)
         head = head_from_dict(metadata["head"] if "head" in metadata else metadata["config"]["head"])
         item = weights_item(step)
-        arrays = read_arrays(step, item) | read_arrays(step, _STATISTICS[item])
+        arrays = read_arrays(step, item)
+        if exists(step / _STATISTICS[item]):  # missing for a model without BatchNorm
+            arrays |= read_arrays(step, _STATISTICS[item])
         wanted = named_leaves(nnx.to_pure_dict(nnx.state(abstract_detector(config, head))))
         shapes = {key: tuple(value.shape) for key, value in arrays.items()}
         check_keys({key: tuple(leaf.shape) for key, leaf in wanted.items()}, shapes)

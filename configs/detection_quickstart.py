@@ -1,0 +1,41 @@
+"""Finds tree crowns in aerial pictures, in minutes on a CPU.
+
+Source: the pictures and boxes of the package deepforest, see docs/data.md. The recipe is atss_coco.py's with a small
+    model and a higher learning rate.
+Variants: none, or smoke.
+Command: pip install --no-deps deepforest==2.1.0
+    python train.py --config configs/detection_quickstart.py --workdir runs/trees
+Hardware: any. Cost: see Obtained.
+Target: AP50 above 0, the value of fresh weights.
+Obtained: not measured yet.
+"""
+
+from configs import atss_coco
+from focalnet_jax.recipes import parse_variant
+
+
+def get_config(variant: str = ""):
+    _, options = parse_variant(variant, ["smoke"])
+    config = atss_coco.get_config("smoke")
+    if "smoke" in options:
+        return config
+    config.model.num_classes = 1
+    config.model.embed_dim = 32
+    config.model.depths = (1, 2, 2)
+    config.model.drop_path_rate = 0.05
+    config.head.channels, config.head.convs = 64, 2
+    config.data.source = "trees"
+    config.data.image_size = (320, 320)
+    config.data.threads = 2
+    config.augment.short_sides, config.augment.long_side = (224, 256, 288, 320), 320
+    config.augment.crop_short_sides, config.augment.crop_range = (256, 320), (192, 256)
+    config.inference.box = (320, 320)
+    config.batch_size = 8
+    config.total_steps, config.schedule.warmup_steps = 700, 50
+    config.schedule.learning_rate = 1e-3
+    config.schedule.warmup_learning_rate = 1e-6
+    config.log_every_steps = 20
+    config.eval_every_epochs = None
+    config.eval_every_steps = 100
+    config.log_predictions = 4
+    return config
