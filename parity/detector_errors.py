@@ -33,7 +33,7 @@ OPTIONS = {
     "atss": dict(channels=256, convs=4),
     "mask_rcnn": dict(channels=16, hidden=24),
     "cascade_mask_rcnn": dict(channels=16, hidden=24),
-    "sparse_rcnn": dict(channels=32, proposals=5, dynamic=8, hidden=48),
+    "sparse_rcnn": dict(channels=32, proposals=len(CORNERS), dynamic=8, hidden=48),
 }
 SIZES = ((128, 128), (97, 130), (128, 171))
 
@@ -108,7 +108,8 @@ def loss_of(outputs: list[Any], library: Any) -> Any:
 
 def training_errors(name: str) -> DetectorErrors:
     """Returns the errors of a training step with two photos of odd sizes."""
-    theirs, ours = build(name, CONFIG, CLASSES, **OPTIONS[name]).train(), pair(name)[1]
+    theirs = _without_kinks(build(name, CONFIG, CLASSES, **OPTIONS[name])).train()
+    ours = ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
     images = photos(97, 130)
     expected = their_outputs(name, theirs, images)
     loss_of(expected, torch).backward()
@@ -131,6 +132,20 @@ def training_errors(name: str) -> DetectorErrors:
         max(relative(leaf, wanted[key]) for key, leaf in found.items()),
         max(changed, default=0.0),
     )
+
+
+def _without_kinks(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns the model with biases of GroupNorm that keep the inputs of ReLU away from 0.
+
+    ATSS's towers have a million inputs of ReLU. If one of them is 1e-6 on one side and -1e-6 on the other, gradients
+    differ by 2e-3. Three standard deviations away from 0, this is unlikely.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.bias[::2] += 3
+                module.bias[1::2] -= 3
+    return model
 
 
 def by_our_names(tensors: dict[str, np.ndarray], like: Any, name: str) -> dict[str, np.ndarray]:
