@@ -89,7 +89,7 @@ def comparison_figure(
     """
     image, factor = _in_limits(image)
     detected = draw_detections(image, *found, names, colours, factor)
-    return in_a_row([detected, draw_detections(image, *true, None, names, colours, factor)], ["prediction", "truth"])
+    return in_a_row([detected, draw_detections(image, *true, None, names, colours, factor)], ["prediction", "ground truth"])
 
 
 def _in_limits(image: np.ndarray) -> tuple[np.ndarray, float]:
