@@ -7,7 +7,7 @@ Command: pip install --no-deps deepforest==2.1.0
     python train.py --config configs/detection_quickstart.py --workdir runs/trees
 Hardware: any. Cost: 10 minutes of CPU time.
 Target: none published for a model of this size; fresh weights have an AP50 below 1.
-Obtained: box AP 10.4 and AP50 34.9 after 700 steps, in one run; the evaluations after step 400 had AP50 34.4 to 38.2.
+Obtained: box AP 10.4 and AP50 34.9 after 700 steps, in one run; its evaluations after step 300 had AP50 34.4 to 38.2.
 """
 
 from configs import atss_coco

@@ -89,7 +89,8 @@ def comparison_figure(
     """
     image, factor = _in_limits(image)
     detected = draw_detections(image, *found, names, colours, factor)
-    return in_a_row([detected, draw_detections(image, *true, None, names, colours, factor)], ["prediction", "ground truth"])
+    known = draw_detections(image, *true, None, names, colours, factor)
+    return in_a_row([detected, known], ["prediction", "ground truth"])
 
 
 def _in_limits(image: np.ndarray) -> tuple[np.ndarray, float]:
