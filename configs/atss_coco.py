@@ -13,6 +13,7 @@ Obtained: not trained yet.
 """
 
 from focalnet_jax.config import REQUIRED, default_config
+from focalnet_jax.model.variants import variant_config
 from focalnet_jax.recipes import parse_variant, shrink_to_smoke
 
 
@@ -21,7 +22,7 @@ def get_config(variant: str = ""):
     config = default_config("detection")
     config.model.name = name
     config.model.num_classes = 80
-    config.model.focal_windows = (11, 9, 9, 7)
+    config.model.focal_windows = (11, 9, 9, 7)[: len(variant_config(name).depths)]
     config.model.drop_path_rate = 0.3
     config.batch_size = 16
     config.total_epochs = 36.0

@@ -16,6 +16,9 @@ from focalnet_jax.distributed.mesh import LocalPlaces, make_mesh, put_batch, put
 from focalnet_jax.distributed.sharding import TENSOR_RULES, describe_sharding, list_placement, partition, shardings
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import list_models, variant_config
+from focalnet_jax.model.heads.atss import ATSS
+from focalnet_jax.model.heads.mask_rcnn import CascadeMaskRCNN, MaskRCNN
+from focalnet_jax.model.heads.sparse_rcnn import SparseRCNN
 from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves
@@ -155,10 +158,27 @@ def test_a_segmenters_parameters_and_statistics_have_one_rule_each():
     assert "decode_head/psp_modules/3/bn/var" in leaves
 
 
+DETECTORS = (ATSS, MaskRCNN, CascadeMaskRCNN, SparseRCNN)
+
+
+def detector_shapes(detector):
+    """Returns the shapes of a detector's parameters and running statistics by name."""
+    config = variant_config("focalnet_tiny_srf", embed_dim=8, depths=(1, 1, 1, 1))
+    model = nnx.eval_shape(lambda: detector(config, 3, precision=get_precision("float32"), rngs=nnx.Rngs(0)))
+    return {name: leaf.shape for name, leaf in named_leaves(nnx.to_pure_dict(nnx.state(model))).items()}
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_variable_of_a_detector_has_one_rule(detector):
+    for name, shape in detector_shapes(detector).items():
+        partition(name, shape, {"fsdp": 2, "tensor": 1})
+
+
 def test_every_rule_is_of_a_parameter():
-    """The parameter belongs to a variant or to UPerNet."""
+    """The parameter belongs to a variant, to UPerNet or to a detector."""
     names = set(named_leaves(segmenter_shapes())).union(
-        *(named_leaves(param_shapes(variant_config(name))) for name in list_models())
+        *map(detector_shapes, DETECTORS),
+        *(named_leaves(param_shapes(variant_config(name))) for name in list_models()),
     )
     assert not [rule for rule, _ in TENSOR_RULES if not any(re.search(rule, name) for name in names)]
 
@@ -166,7 +186,7 @@ def test_every_rule_is_of_a_parameter():
 @pytest.mark.parametrize(
     "sizes", [{"fsdp": 1, "tensor": 1}, {"fsdp": 2, "tensor": 1}, {"fsdp": 1, "tensor": 2}], ids=str
 )
-@pytest.mark.parametrize("name", ["neck/lateral/0/kernel", "stages/0/blocks/mlp/fc3/kernel"])
+@pytest.mark.parametrize("name", ["pyramid/lateral/0/kernel", "stages/0/blocks/mlp/fc3/kernel"])
 def test_a_parameter_without_a_rule_is_an_error_on_every_mesh(name, sizes):
     with pytest.raises(
         UserError, match=rf"one rule of TENSOR_RULES \(.*\) must match the parameter {name}; found none"

@@ -67,7 +67,7 @@ class CocoRecords:
 
         self._records = TfdsRecords(path, split, cache, check)
         name = split.partition("[")[0]
-        with self._records.in_words_of_the_bucket():
+        with self._records.errors_name_bucket():
             card_file = self._records.folder / CARD
             card = read_card(card_file, categories=list, masks=dict, fingerprint=str)
             self._classes = check_categories(card["categories"], str(card_file))
