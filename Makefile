@@ -32,6 +32,7 @@ test-long: .venv/.dev ## run the long tests
 	$(BIN)/python -m pytest -n 4 --dist loadgroup -m long --durations=5 --ignore=tests/test_notebooks.py
 
 parity: .venv-parity/.installed ## compare with PyTorch, timm, transformers, mmsegmentation and mmdetection, and execute the notebooks
+	@$(PARITY)/python -c 'import yapf' # mmcv's; it writes a cache, which two processes at once would damage
 	$(PARITY)/python -m pytest tests/test_notebooks.py parity tests/demo/test_page.py -n 2 --durations=15
 
 # No mutated input may cause a traceback, a crash, a hang or a wrong answer. Inputs that do are kept in runs/fuzz.
