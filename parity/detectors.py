@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     import mmdet.models  # noqa: F401 - registers the models
     from mmdet.registry import MODELS
     from mmengine import ConfigDict
+    from mmengine.registry import DefaultScope
 
 DETECTORS = {"atss": ATSS, "mask_rcnn": MaskRCNN, "cascade_mask_rcnn": CascadeMaskRCNN, "sparse_rcnn": SparseRCNN}
 _STRIDES = [4, 8, 16, 32, 64, 128]
@@ -61,7 +62,8 @@ def build(name: str, config: FocalNetConfig, num_classes: int, *, seed: int = 0,
     """
     torch.manual_seed(seed)
     make = {"atss": _atss, "sparse_rcnn": _sparse_rcnn}.get(name, _mask_rcnn)
-    model = MODELS.build(make(config, num_classes, cascade=name.startswith("cascade"), **options))
+    with DefaultScope.overwrite_default_scope("mmdet"):  # other tests of this process make mmsegmentation the default
+        model = MODELS.build(make(config, num_classes, cascade=name.startswith("cascade"), **options))
     for key, buffer in model.named_buffers():
         if key.endswith("running_mean"):
             buffer.copy_(0.1 * torch.randn_like(buffer))
