@@ -19,15 +19,14 @@ from focalnet_jax.convert.load_detector import load_detector
 from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.palette import class_colours
-from focalnet_jax.data.preprocessing import Normalization, from_config, normalization_in_words
+from focalnet_jax.data.preprocessing import Normalization, from_config
 from focalnet_jax.data.source import check_class_count
-from focalnet_jax.distributed.startup import is_first
-from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.model.heads.atss import ATSS, summarize_atss
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import detection as settings
+from focalnet_jax.tasks.dense import check_same_classes, normalization_keys, note_normalization
 from focalnet_jax.tasks.detection.atss import ATSSMethod
 from focalnet_jax.tasks.detection.classes import match_source
 from focalnet_jax.tasks.detection.evaluated import AveragePrecision, padded_with_zeros
@@ -99,12 +98,7 @@ class Detection:
         Raises:
           UserError: the data has classes that the weights lack.
         """
-        ours, theirs = self._normalization, loaded.info.preprocessing
-        if is_first() and theirs is not None and theirs.normalization != ours:
-            print(
-                f"note: {path} was trained on images with {normalization_in_words(theirs.normalization)}; the run uses "
-                f"the config's {normalization_in_words(ours)}"
-            )
+        note_normalization(self.config, loaded, path)
         if loaded.info.classes == ():  # the last layers are new
             return self
         return self._matched(loaded.info.classes, path, "give --config.init_head=drop to train new last layers")
@@ -124,15 +118,7 @@ class Detection:
           UserError: the data has classes that the weights lack.
         """
         task = self._matched(loaded.info.classes, path, "evaluate data with its classes")
-        how, own = loaded.info.preprocessing, self._normalization
-        if how is None or how.normalization == own or {"data.mean", "data.std"} & set(named):
-            return task
-        if is_first():
-            print(
-                f"images are normalized as the weights were trained: {normalization_in_words(how.normalization)}; the "
-                "config has another normalization (to use it, give data.mean and data.std on the command line)"
-            )
-        data = {"data.mean": how.normalization.mean, "data.std": how.normalization.std}
+        data = normalization_keys(self.config, loaded, named)
         opened = {name: each.source for name, each in task.evaluated.items()}
         return self._with(replaced(task.config, data), task.source, opened)
 
@@ -162,12 +148,7 @@ class Detection:
         Raises:
           UserError: the evaluation examples have other classes than the training examples.
         """
-        for each in opened.values():
-            if source is not None and each is not None and each.class_names != source.class_names:
-                raise UserError(
-                    f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected "
-                    f"those of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in their order"
-                )
+        check_same_classes(config, source, opened.values())
         options, method = options_of(config), method_of(config)
         measured = {name: AveragePrecision(each, method, options) for name, each in opened.items()}
         return cls(config, make_host(config), source, measured)

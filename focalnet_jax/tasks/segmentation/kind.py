@@ -8,11 +8,10 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.config import is_auto
 from focalnet_jax.convert.read_upernet import read_upernet, weights_task
 from focalnet_jax.convert.start import Start
 from focalnet_jax.convert.start import read_start as read_start_of_focalnet
-from focalnet_jax.data.class_words import keys_of
+from focalnet_jax.tasks.dense import choose_by_classes
 from focalnet_jax.tasks.segmentation.predictor import load_segmenter
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
 from focalnet_jax.tasks.segmentation.task import Segmentation
@@ -26,29 +25,16 @@ def open_examples(config: FrozenConfigDict) -> PairSource:
 
 
 def choose(config: FrozenConfigDict, start: Start | None, source: PairSource | None) -> dict[str, Any]:
-    """Returns values for `model.num_classes` and `init_head`, if the config leaves them open.
-
-    `init_head` is "keep" if the weights have the classes of the data in any order, else "drop".
+    """Returns values for `model.num_classes` and `init_head`, see `choose_by_classes`.
 
     The arguments are described in `Kind.choose`.
     """
-    chosen: dict[str, Any] = {}
-    if source is not None:
-        names = source.class_names
-        same = start is None or {*map(_key, start.classes or ())} == {*map(_key, names)}
-        chosen = {"model.num_classes": len(names), "init_head": "keep" if same else "drop"}
-    elif start is not None:
-        chosen = {"model.num_classes": start.model.num_classes}
-    return {key: value for key, value in chosen.items() if is_auto(config, key)}
+    return choose_by_classes(config, start, None if source is None else source.class_names)
 
 
 def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]) -> FrozenConfigDict:
     """Returns the config unchanged, because no key makes an evaluation include training images."""
     return config
-
-
-def _key(name: str) -> str:
-    return " ".join(sorted(keys_of(name)))
 
 
 def read_start(

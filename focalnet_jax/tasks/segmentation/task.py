@@ -19,15 +19,14 @@ from focalnet_jax.convert.upernet import heads_from_dict
 from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.masks import IGNORED, MaskCoding
 from focalnet_jax.data.normalization import normalize
-from focalnet_jax.data.preprocessing import Normalization, from_config, normalization_in_words, sides
+from focalnet_jax.data.preprocessing import from_config, sides
 from focalnet_jax.data.source import check_class_count
-from focalnet_jax.distributed.startup import is_first
-from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import segmentation as settings
+from focalnet_jax.tasks.dense import check_same_classes, normalization_keys, note_normalization
 from focalnet_jax.tasks.segmentation.classes import match_pairs
 from focalnet_jax.tasks.segmentation.figures import training_figure
 from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
@@ -98,12 +97,7 @@ class Segmentation:
         Raises:
           UserError: the data has classes that the weights lack.
         """
-        ours, theirs = self._normalization, loaded.info.preprocessing
-        if is_first() and theirs is not None and theirs.normalization != ours:
-            print(
-                f"note: {path} was trained on images with {normalization_in_words(theirs.normalization)}; the run uses "
-                f"the config's {normalization_in_words(ours)}"
-            )
+        note_normalization(self.config, loaded, path)
         if loaded.info.classes == ():  # the last layers are new
             return self
         return self._matched(loaded.info.classes, path, "give --config.init_head=drop to train new last layers")
@@ -124,21 +118,9 @@ class Segmentation:
         """
         advice = "evaluate data with the classes of the weights, or rename classes of the data with data.classes"
         task = self._matched(loaded.info.classes, path, advice)
-        how, own = loaded.info.preprocessing, self._normalization
-        if how is None or how.normalization == own or {"data.mean", "data.std"} & set(named):
-            return task
-        if is_first():
-            print(
-                f"images are normalized as the weights require: {normalization_in_words(how.normalization)}; "
-                "to normalize them as in the config, give data.mean and data.std on the command line"
-            )
-        data = {"data.mean": how.normalization.mean, "data.std": how.normalization.std}
+        data = normalization_keys(self.config, loaded, named)
         opened = {name: each.source for name, each in task.evaluated.items()}
         return self._with(replaced(task.config, data), task.source, opened)
-
-    @property
-    def _normalization(self) -> Normalization:
-        return from_config(self.config.data).normalization
 
     def _matched(self, known: Sequence[str] | None, model: str, advice: str) -> Segmentation:
         """Returns the task with its masks matched to the outputs that `known` names, see `match_pairs`."""
@@ -163,12 +145,7 @@ class Segmentation:
           UserError: the evaluation examples have other classes than the training examples.
         """
         known = source or opened[MAIN]
-        for each in opened.values():
-            if source is not None and each is not None and each.class_names != source.class_names:
-                raise UserError(
-                    f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected "
-                    f"those of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in their order"
-                )
+        check_same_classes(config, source, opened.values())
         coding = known.coding if known is not None else MaskCoding(config.model.num_classes)
         options = inference_of(config)
         measured = {name: Overlap(each, config.model.num_classes, options) for name, each in opened.items()}
