@@ -184,6 +184,20 @@ def test_a_number_that_no_float_can_hold_is_refused(key):
         load_config("configs/quickstart.py", [f"--config.{key}={'9' * 400}"])
 
 
+@pytest.mark.parametrize(("text", "kept"), [("0.5", 0.5), ("a", None)])
+def test_an_override_has_the_type_of_the_default_where_the_recipe_sets_none(text, kept, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    lines = ["from focalnet_jax.config import default_config", "def get_config(variant):"]
+    lines += ["    config = default_config()", "    config.data.class_balance = None", "    return config"]
+    recipe.write_text("\n".join(lines))
+    overrides = [f"--config.data.class_balance={text}"]
+    if kept is None:
+        with pytest.raises(UserError, match="class_balance=a: expected a number"):
+            load_config(str(recipe), overrides)
+    else:
+        assert load_config(str(recipe), overrides).data.class_balance == kept
+
+
 @pytest.mark.parametrize("task", ["None", "'clasification'"])
 def test_a_recipe_of_an_unknown_task_is_refused_with_the_known_ones(task, tmp_path):
     recipe = tmp_path / "recipe.py"

@@ -118,6 +118,9 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     node = config
     for parent in parents:
         node = node[parent]
+    default = flatten(default_config(config.task)).get(key)
+    if node[leaf] is None and default is not None:  # the recipe set None, which has no type to check a value against
+        node[leaf] = default
     kind = node.get_type(leaf)
     try:
         value = _literal(text)
@@ -125,7 +128,7 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
             value = "auto" if kind is str else None
             node[leaf] = value
             return key
-        needed = flatten(default_config(config.task)).get(key) is not None  # otherwise `none` means not set
+        needed = default is not None  # otherwise `none` means not set
         if kind is str and (value is not None or needed):
             value = text
         if (isinstance(value, bool) and kind in (int, float)) or (value is None and needed) or not _is_plain(value):
