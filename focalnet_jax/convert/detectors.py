@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,25 +13,73 @@ import numpy as np
 from flax import nnx
 
 from focalnet_jax.convert.weights import Weights
+from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
-from focalnet_jax.model.heads.atss import ATSS
+from focalnet_jax.model.heads.atss import ATSS, summarize_atss
+from focalnet_jax.model.heads.mask_rcnn import CascadeMaskRCNN, MaskRCNN, summarize_mask_rcnn
+from focalnet_jax.model.heads.sparse_rcnn import SparseRCNN, summarize_sparse_rcnn
 from focalnet_jax.model.precision import Precision, get_precision
+from focalnet_jax.model.summary import Summary
 from focalnet_jax.parameters import with_leaves
 
 TASK = "detection"
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """A detector.
+
+    Attributes:
+      build: class of the model.
+      summarize: function that returns the summary of a model for a size of images.
+      defaults: the original's options, which the class has as arguments.
+      last: regular expression that matches the names of parameters whose shapes depend on the number of classes.
+    """
+
+    build: Callable[..., nnx.Module]
+    summarize: Callable[[Any, tuple[int, int]], Summary]
+    defaults: Mapping[str, int]
+    last: str
+
+
+_REGION_OUTPUTS = r"roi_head/(bbox_head/(\d/)?fc_(cls|reg)|mask_head/(\d/)?conv_logits)/"
+ARCHITECTURES = {
+    "atss": Architecture(ATSS, summarize_atss, {"convs": 4}, "bbox_head/atss_cls/"),
+    "mask_rcnn": Architecture(MaskRCNN, summarize_mask_rcnn, {"hidden": 1024}, _REGION_OUTPUTS),
+    "cascade_mask_rcnn": Architecture(CascadeMaskRCNN, summarize_mask_rcnn, {"hidden": 1024}, _REGION_OUTPUTS),
+    "sparse_rcnn": Architecture(
+        SparseRCNN, summarize_sparse_rcnn, {"hidden": 2048, "proposals": 300}, r"roi_head/bbox_head/\d/fc_cls/"
+    ),
+}
+"""The detectors by their values of `head.name`."""
+
+
+@dataclass(frozen=True)
 class DetectorHead:
-    """Options of a detector's neck and head."""
+    """Options of a detector's neck and head. None for an option that the detector does not have.
+
+    Attributes:
+      name: a key of `ARCHITECTURES`.
+      channels: channels of the feature pyramid and of the head.
+      convs: convolutions in each tower of the head of ATSS.
+      hidden: outputs of the fully connected layers of a box head.
+      proposals: learned proposals.
+    """
 
     name: str = "atss"
-    channels: int = 256  # of the feature pyramid and of the head
-    convs: int = 4  # convolutions in each tower of the head
+    channels: int = 256
+    convs: int | None = None
+    hidden: int | None = None
+    proposals: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the options as JSON values, which `head_from_dict` reads."""
-        return dataclasses.asdict(self)
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+    @property
+    def architecture(self) -> Architecture:
+        """The detector."""
+        return ARCHITECTURES[self.name]
 
 
 @dataclass(frozen=True)
@@ -45,20 +93,35 @@ class DetectorWeights(Weights):
 
 
 def head_from_dict(values: Mapping[str, Any]) -> DetectorHead:
-    """Returns the head in the `head` section of a run's config, or in the output of `DetectorHead.to_dict`."""
+    """Returns the head in the `head` section of a run's config, or in the output of `DetectorHead.to_dict`.
+
+    Options that are missing or None have the original's values.
+
+    Raises:
+      UserError: an option is given that the detector does not have.
+    """
     known = {each.name for each in dataclasses.fields(DetectorHead)}
-    return DetectorHead(**{key: value for key, value in values.items() if key in known})
+    given = {key: value for key, value in values.items() if key in known and value is not None}
+    name = given.get("name", DetectorHead.name)
+    defaults = ARCHITECTURES[name].defaults
+    if others := [key for key in given if key not in ("name", "channels", *defaults)]:
+        raise UserError(
+            f"head.{others[0]}={given[others[0]]}: {name} has no such option; expected head.channels or "
+            f"{' or '.join(f'head.{key}' for key in defaults)}"
+        )
+    return DetectorHead(**(dict(defaults) | given))
 
 
 def build_detector(
     config: FocalNetConfig, head: DetectorHead, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None
-) -> ATSS:
-    """Returns a detector with fresh parameters. The arguments are those of `ATSS`."""
-    options = dict(precision=precision, rngs=rngs, platform=platform, channels=head.channels, convs=head.convs)
-    return ATSS(config, config.num_classes, **options)
+) -> nnx.Module:
+    """Returns a detector with fresh parameters. The arguments are those of the classes in `ARCHITECTURES`."""
+    options = {key: getattr(head, key) for key in ("channels", *head.architecture.defaults)}
+    build = head.architecture.build
+    return build(config, config.num_classes, precision=precision, rngs=rngs, platform=platform, **options)
 
 
-def abstract_detector(config: FocalNetConfig, head: DetectorHead, dtype: str = "float32") -> ATSS:
+def abstract_detector(config: FocalNetConfig, head: DetectorHead, dtype: str = "float32") -> nnx.Module:
     """Returns the model without values."""
     return nnx.eval_shape(lambda: build_detector(config, head, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
 
@@ -69,7 +132,7 @@ def with_variables(config: FocalNetConfig, head: DetectorHead, leaves: Mapping[s
     return tuple(with_leaves(nnx.to_pure_dict(each), leaves) for each in shapes)
 
 
-def detector_of(weights: DetectorWeights, dtype: str = "float32") -> ATSS:
+def detector_of(weights: DetectorWeights, dtype: str = "float32") -> nnx.Module:
     """Returns the model with these weights and the precision policy `dtype`."""
     graph = nnx.graphdef(abstract_detector(weights.config, weights.head, dtype))
     return nnx.merge(graph, *jax.tree.map(jnp.asarray, (weights.params, weights.statistics)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,6 @@ from focalnet_jax.convert.start import Start
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.parameters import named_leaves, nested
-
-# Last layers of the heads, whose numbers of outputs depend on the number of classes.
-_CLASSIFIERS = ("bbox_head/atss_cls/",)
 
 
 def is_detector(path: str | Path, which: str | None = None) -> bool:
@@ -85,8 +83,9 @@ def load_detector(
     _check_head(weights, config, head, init, evaluated=evaluated)
     leaves, info, notes = named_leaves(weights.params), weights.info, list(weights.notes)
     if init == "drop" and not evaluated:
-        leaves = {name: leaf for name, leaf in leaves.items() if not name.startswith(_CLASSIFIERS)}
-        notes.append(f"a new last layer for {config.num_classes} classes")
+        last = re.compile(head.architecture.last)
+        leaves = {name: leaf for name, leaf in leaves.items() if not last.match(name)}
+        notes.append(f"new last layers for {config.num_classes} classes")
         info = dataclasses.replace(info, classes=(), words=None)
     warn_non_finite(path, weights.params)
     params, statistics = (
@@ -109,7 +108,7 @@ def _check_head(
             )
     given, wanted = weights.config.num_classes, config.num_classes
     if (evaluated or init == "keep") and given != wanted:
-        advice = "" if evaluated else ", or --config.init_head=drop to train a new last layer"
+        advice = "" if evaluated else ", or --config.init_head=drop to train new last layers"
         raise UserError(
             f"the weights have {given} classes, the model {wanted}: give --config.model.num_classes={given}{advice}"
         )

@@ -20,12 +20,16 @@ class Detections(NamedTuple):
       scores: `[D]`, 0 in unused places.
       labels: classes `[D]` int32, -1 in unused places.
       overflow: number of scores above the threshold that were not considered, int32.
+      finite: whether all scores and boxes that were given are finite.
+      masks: probabilities of each detection's pixels in the cells of its box, `[D, h, w]` float32, or None.
     """
 
     boxes: jax.Array
     scores: jax.Array
     labels: jax.Array
     overflow: jax.Array
+    finite: jax.Array
+    masks: jax.Array | None = None
 
 
 def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float, valid: jax.Array | None = None) -> jax.Array:
@@ -158,4 +162,5 @@ def multiclass_nms(
         jnp.where(used, best[order], 0),
         jnp.where(used, labels[order], -1).astype(jnp.int32),
         (above.sum() - valid.sum()).astype(jnp.int32),
+        finite.all() & jnp.isfinite(ranked).all(),
     )

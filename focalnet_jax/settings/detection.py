@@ -15,7 +15,8 @@ AUTO = ("model.num_classes",)
 RESUMABLE = ("data.annotations", "data.images")
 RECORDS = True
 
-DETECTORS = ("atss",)
+DETECTORS = ("atss", "mask_rcnn", "cascade_mask_rcnn")
+MASKS = ("mask_rcnn", "cascade_mask_rcnn")  # those that have masks
 
 
 def add_keys(config: ConfigDict) -> None:
@@ -29,12 +30,22 @@ def add_keys(config: ConfigDict) -> None:
     config.head = ConfigDict()
     config.head.name = "atss"
     config.head.channels = 256  # channels of the feature pyramid and of the head
-    config.head.convs = 4  # number of convolutions in each tower of the head
+    # None: the original's number
+    config.head.convs = config_dict.placeholder(int)  # atss: number of convolutions in each tower of the head
+    config.head.hidden = config_dict.placeholder(int)  # others: outputs of the fully connected layers of a box head
+
+    config.rois = ConfigDict()  # training of mask_rcnn and cascade_mask_rcnn
+    config.rois.candidates = 2000  # boxes per level before the non-maximum suppression of proposals
+    config.rois.proposals = config_dict.placeholder(int)  # proposals per image; None: the original's number
+    config.rois.samples = 512  # RoIs per image whose losses count
+    config.rois.positives = 0.25  # largest fraction of them with an object
 
     # coco: JSON file of the training split and of the evaluation split, and folders of their images; None: found in
     # data.path
     config.data.annotations = config_dict.placeholder(tuple)
     config.data.images = config_dict.placeholder(tuple)
+    # Cells per side of the crop in which the mask of an object reaches the devices; larger masks are reduced to fit.
+    config.data.mask_side = 112
     config.data.max_boxes = 100  # boxes per training image; if there are more, the largest are kept
     config.data.min_side = 32  # training images with a shorter side in pixels are left out, and those without boxes
 
@@ -57,7 +68,8 @@ def add_keys(config: ConfigDict) -> None:
     config.inference.exact = False
     config.inference.candidates = 1000  # boxes per level before non-maximum suppression
     config.inference.score = 0.05  # smallest score of a detection
-    config.inference.iou = 0.6  # boxes of a class that overlap a better one more than this are removed
+    # Boxes of a class that overlap a better one more than this are removed; None: the original's number.
+    config.inference.iou = config_dict.placeholder(float)
     config.inference.detections = 100  # largest number of detections per image
 
 
@@ -88,9 +100,15 @@ CHECKS = {
     "head.name": (lambda v: v in DETECTORS, " or ".join(DETECTORS)),
     "head.channels": POSITIVE,
     "head.convs": POSITIVE,
+    "head.hidden": POSITIVE,
+    "rois.candidates": POSITIVE,
+    "rois.proposals": POSITIVE,
+    "rois.samples": POSITIVE,
+    "rois.positives": SHARE,
     "data.image_size": (_is_canvas, "(short, long) side in pixels, multiples of 32, such as (800, 1344)"),
     "data.annotations": (_are_paths, "two files, of the training split and of the evaluation split"),
     "data.images": (_are_paths, "two folders, of the training split and of the evaluation split"),
+    "data.mask_side": (lambda v: v > 0 and v % 8 == 0, "a positive multiple of 8"),
     "data.max_boxes": POSITIVE,
     "data.min_side": NOT_NEGATIVE,
     "augment.flip": SHARE,

@@ -20,6 +20,7 @@ from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.summary import Row, Summary, count, image_sides
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.compute import Compute
+from focalnet_jax.ops.roi_align import choose_roi_align, roi_align
 
 _EXTRA = 1  # maps that the neck adds
 ANCHORS = 3
@@ -99,6 +100,7 @@ class MaskRCNN(nnx.Module):
         widths, compute = self.backbone.channels, self.backbone.compute
         self.neck = FPN(widths, channels, _EXTRA, "pool", compute=compute, rngs=rngs)
         self.rpn_head = RPNHead(channels, ANCHORS, compute=compute, rngs=rngs)
+        self.roi_align = choose_roi_align(platform or jax.default_backend())
         layers = dict(convs=self._convs, layers=self._layers)
         self.roi_head = RoIHead(self.stages, channels, hidden, num_classes, **layers, compute=compute, rngs=rngs)
 
@@ -120,6 +122,17 @@ class MaskRCNN(nnx.Module):
         """Returns logits `[B, h, w, A]` and deltas `[B, h, w, A, 4]` of each level, float32, from `maps`."""
         with jax.named_scope("rpn_head"):
             return self.rpn_head(maps)
+
+    def regions(self, maps: Sequence[jax.Array], boxes: jax.Array, side: int) -> jax.Array:
+        """Returns the maps of RoIs `[B, N, side, side, C]`, each cut out of the level of its size.
+
+        Args:
+          maps: the neck's maps.
+          boxes: RoIs `[B, N, 4]` in pixels of the images.
+          side: number of bins along each axis: `SIDE` for box heads, `MASK_SIDE` for mask heads.
+        """
+        strides = self.backbone.strides
+        return roi_align(maps[: len(strides)], boxes, strides, side, implementation=self.roi_align)
 
     def box_head(self, x: jax.Array, stage: int = 0, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Returns logits `[B, N, K + 1]`, the background last, and deltas `[B, N, K, 4]`, float32.

@@ -7,6 +7,7 @@ The original's configurations train it in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,11 @@ from focalnet_jax.model.precision import Precision
 from focalnet_jax.model.summary import Row, Summary, count, image_sides
 from focalnet_jax.model.variants import FocalNetConfig
 from focalnet_jax.ops.compute import Compute
+from focalnet_jax.ops.roi_align import choose_roi_align, roi_align
 
 STAGES, HEADS = 6, 8
 """Number of stages, and of heads of the attention between proposals."""
+_SAMPLES = 2  # of a bin of a RoI along each axis
 CLASS_LAYERS, BOX_LAYERS = 1, 3
 """Number of hidden layers before the logits and before the deltas."""
 
@@ -233,6 +236,7 @@ class SparseRCNN(nnx.Module):
         self.backbone = dense_backbone(config, outputs, precision=precision, rngs=rngs, platform=platform)
         compute = self.backbone.compute
         self.neck = FPN(self.backbone.channels, channels, compute=compute, rngs=rngs)
+        self.roi_align = choose_roi_align(platform or jax.default_backend())
         self.rpn_head = ProposalHead(proposals, channels, rngs=rngs)
         options = dict(compute=compute, rngs=rngs)
         self.roi_head = SparseRoIHead(
@@ -251,6 +255,11 @@ class SparseRCNN(nnx.Module):
         A box consists of x and y of the centre, width and height, as parts of the image without padding.
         """
         return self.rpn_head.init_proposal_bboxes[...], self.rpn_head.init_proposal_features[...]
+
+    def regions(self, maps: Sequence[jax.Array], boxes: jax.Array) -> jax.Array:
+        """Returns the maps `[B, N, SIDE, SIDE, C]` of boxes `[B, N, 4]` in pixels of the images."""
+        strides = self.backbone.strides
+        return roi_align(maps, boxes, strides, SIDE, samples=_SAMPLES, implementation=self.roi_align)
 
     def box_head(self, x: jax.Array, features: jax.Array, stage: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns logits `[B, N, K]` and deltas `[B, N, 4]`, float32, and the features `[B, N, C]` of the next stage.

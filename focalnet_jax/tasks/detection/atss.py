@@ -13,7 +13,8 @@ import optax
 from focalnet_jax.model.heads.atss import ATSS
 from focalnet_jax.ops.boxes import decode, giou
 from focalnet_jax.ops.nms import Detections, multiclass_nms
-from focalnet_jax.tasks.detection.atss_targets import Anchors, Targets, assign, count_targets
+from focalnet_jax.tasks.detection.anchors import Anchors
+from focalnet_jax.tasks.detection.atss_targets import Targets, assign, count_targets
 from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.task import Metrics
 
@@ -39,7 +40,7 @@ class ATSSMethod:
     def _anchors(self, images: jax.Array) -> Anchors:
         return Anchors(images.shape[1:3], self.levels)
 
-    def prepare(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+    def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
         """Returns the targets of a global batch, and the weights of each image's losses.
 
         The losses of an image are sums over anchors times its weights, so that means over images are sums over the

@@ -1,20 +1,16 @@
-"""Anchors and targets of ATSS (arXiv 1912.02424), assigned like mmdetection's ATSSAssigner."""
+"""Targets of ATSS (arXiv 1912.02424), assigned like mmdetection's ATSSAssigner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from focalnet_jax.ops.boxes import grid_anchors, inside_padded, pairwise_iou
-from focalnet_jax.tasks.detection.options import PAD
+from focalnet_jax.ops.boxes import pairwise_iou
+from focalnet_jax.tasks.detection.anchors import Anchors
 
-FIRST_STRIDE = 8  # of the largest level; each further level has twice the stride
-_SCALE = 8  # side of an anchor in strides
 _CANDIDATES = 9  # anchors per level whose IoU decides the threshold of an object
 _CENTRE = 0.01  # smallest distance in pixels of the centre of a positive anchor from the sides of its box
 
@@ -35,46 +31,6 @@ class Targets:
 
 
 jax.tree_util.register_dataclass(Targets)
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """One square anchor per position of each level.
-
-    Attributes:
-      canvas: height and width of the padded images.
-      levels: number of levels.
-    """
-
-    canvas: tuple[int, int]
-    levels: int
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels per position of each level."""
-        return tuple(FIRST_STRIDE << level for level in range(self.levels))
-
-    @cached_property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of the map of each level."""
-        return tuple(tuple(-(-side // stride) for side in self.canvas) for stride in self.strides)
-
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """Number of anchors of each level."""
-        return tuple(height * width for height, width in self.sizes)
-
-    @cached_property
-    def boxes(self) -> np.ndarray:
-        """The anchors of all levels, `[A, 4]` float32."""
-        levels = zip(self.sizes, self.strides, strict=True)
-        return np.concatenate([grid_anchors(size, stride, [(_SCALE * stride,) * 2]) for size, stride in levels])
-
-    def inside(self, size: jax.Array) -> jax.Array:
-        """Returns which anchors are used for an image of height and width `size` `[2]`, `[A]` bool."""
-        padded = -(-size // PAD) * PAD  # mmdetection uses no anchors outside of the padded image
-        levels = zip(self.sizes, self.strides, strict=True)
-        return jnp.concatenate([inside_padded(each, stride, padded) for each, stride in levels])
 
 
 def assign(anchors: Anchors, boxes: jax.Array, labels: jax.Array, size: jax.Array, num_classes: int) -> Targets:

@@ -61,10 +61,11 @@ class AveragePrecision:
 
         def one(example: Mapping[str, jax.Array]) -> jax.Array:
             single = jax.tree.map(lambda value: value[None], example)
-            return self.method.loss(model, single | self.method.prepare(single), None)[0]
+            prepared = self.method.prepare(single, jax.random.key(0))
+            return self.method.loss(model, single | prepared, None)[0]
 
-        names = ("image", "size", "boxes", "labels")
-        return jax.lax.map(one, {name: batch[name] for name in names})
+        names = ("image", "size", "boxes", "labels", "masks", "frames")
+        return jax.lax.map(one, {name: batch[name] for name in names if name in batch})
 
     def reset(self) -> None:
         """Discards all detections."""

@@ -15,10 +15,12 @@ from focalnet_jax.tasks.task import Metrics
 class Method(Protocol):
     """Training and inference of a detector on normalized images, whose padding is 0."""
 
-    def prepare(self, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+    def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
         """Returns the targets of a global batch and the weights of each image's losses, with leaves `[B, ...]`.
 
-        The batch has `image` `[B, H, W, 3]`, `size`, `boxes` and `labels`, see `Augmentation.apply`.
+        Args:
+          batch: `image` `[B, H, W, 3]`, `size`, `boxes` and `labels`, see `Augmentation.apply`.
+          key: PRNG key for random samples of targets.
         """
 
     def loss(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
@@ -26,8 +28,10 @@ class Method(Protocol):
 
         Args:
           model: the detector.
-          batch: `image`, and the result of `prepare`.
-          keys: PRNG keys `[B]` for stochastic depth, or None to disable it.
+          batch: `image`, `size`, `boxes`, `labels`, for detectors with masks also `masks` and `frames`, and the result
+            of `prepare`.
+          keys: PRNG keys `[B]` for stochastic depth and for random samples of RoIs. If they are None, there is no
+            stochastic depth, and the samples are always the same.
         """
 
     def detect(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Detections:

@@ -12,6 +12,7 @@ from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 from focalnet_jax.tasks.detection.canvases import Canvases, Size, padded_size
 
 _USUAL = Canvases()
+_IOU = {"atss": 0.6, "mask_rcnn": 0.5, "cascade_mask_rcnn": 0.5}  # the original's
 PAD = 32  # mmdetection pads images to multiples of it
 
 
@@ -77,7 +78,7 @@ def options_of(config: FrozenConfigDict) -> Options:
         keys.exact,
         keys.candidates,
         keys.score,
-        keys.iou,
+        _IOU[config.head.name] if keys.iou is None else keys.iou,
         keys.detections,
         normalization=from_config(config.data).normalization,
     )

@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -25,14 +24,13 @@ from focalnet_jax.data.palette import class_colours
 from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_config
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model.focalnet import Backbone
-from focalnet_jax.model.heads.atss import ATSS
 from focalnet_jax.model.jitted import jitted
 from focalnet_jax.tasks.detection.evaluated import padded_with_zeros
 from focalnet_jax.tasks.detection.host import resized_image
 from focalnet_jax.tasks.detection.method import Method
+from focalnet_jax.tasks.detection.methods import method_of
 from focalnet_jax.tasks.detection.options import Options, options_of
 from focalnet_jax.tasks.detection.prediction import DetectionPrediction
-from focalnet_jax.tasks.detection.task import method_of
 from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.tasks.run_configs import fitted_box, run_config
 
@@ -54,7 +52,7 @@ class Detector:
       assumed: parts of the preprocessing that are not stored with the weights, in words.
     """
 
-    model: ATSS
+    model: nnx.Module
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     options: Options
@@ -129,11 +127,11 @@ class Detector:
 
 
 @partial(jitted, static_argnums=(2, 3))
-def _detect(model: ATSS, batch: Mapping[str, jax.Array], method: Method, options: Options) -> tuple:
+def _detect(model: nnx.Module, batch: Mapping[str, jax.Array], method: Method, options: Options) -> tuple:
     """Returns the detections of a batch, and whether all outputs are finite."""
     images = padded_with_zeros(normalize(batch["image"], options.normalization), batch["size"])
-    finite = jnp.stack([jnp.isfinite(each).all() for each in jax.tree.leaves(model(images))]).all()
-    return method.detect(model, {**batch, "image": images}), finite
+    found = method.detect(model, {**batch, "image": images})
+    return found, found.finite.all()
 
 
 def load_predictor(

@@ -21,17 +21,16 @@ from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.palette import class_colours
 from focalnet_jax.data.preprocessing import Normalization, from_config
 from focalnet_jax.data.source import check_class_count
-from focalnet_jax.model.heads.atss import ATSS, summarize_atss
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
 from focalnet_jax.settings import MAIN
 from focalnet_jax.settings import detection as settings
 from focalnet_jax.tasks.dense import check_same_classes, normalization_keys, note_normalization
-from focalnet_jax.tasks.detection.atss import ATSSMethod
 from focalnet_jax.tasks.detection.classes import match_source
 from focalnet_jax.tasks.detection.evaluated import AveragePrecision, padded_with_zeros
 from focalnet_jax.tasks.detection.figures import training_figure
 from focalnet_jax.tasks.detection.host import DetectionHost, make_host
+from focalnet_jax.tasks.detection.methods import method_of
 from focalnet_jax.tasks.detection.options import canvases_of, options_of
 from focalnet_jax.tasks.detection.sources import DetectionSource, open_detection_source
 from focalnet_jax.tasks.task import Metrics
@@ -180,17 +179,17 @@ class Detection:
         }
         return spec | ({"scale": array(jnp.float32, 4), "index": array(jnp.int32)} if evaluated else {})
 
-    def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> ATSS:
+    def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> nnx.Module:
         """Returns the detector with fresh parameters."""
         head = head_from_dict(self.config.head.to_dict())
         return build_detector(model_config(self.config), head, precision=precision, rngs=rngs, platform=platform)
 
-    def summarize(self, model: ATSS | None = None) -> Summary:
+    def summarize(self, model: nnx.Module | None = None) -> Summary:
         """Returns the numbers of parameters and of multiply-accumulates per canvas."""
         if model is None:
             model = nnx.eval_shape(lambda: self.build_model(get_precision("float32"), nnx.Rngs(0), "cpu"))
-        canvas = canvases_of(self.config)
-        return summarize_atss(model, (canvas.short, canvas.long))
+        canvas, head = canvases_of(self.config), head_from_dict(self.config.head.to_dict())
+        return head.architecture.summarize(model, (canvas.short, canvas.long))
 
     def facts(self) -> dict[str, int]:
         """Returns the number of outputs, `num_classes`."""
@@ -199,11 +198,11 @@ class Detection:
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
         """Returns the batch with normalized images `[B, H, W, 3]` float32, whose padding is 0, and its targets."""
         images = padded_with_zeros(self.inputs(batch), batch["size"])
-        kept = {name: batch[name] for name in ("size", "boxes", "labels", "excess")}
-        batch = {"image": images, **kept}
-        return batch | method_of(self.config).prepare(batch)
+        kept = ("size", "boxes", "labels", "excess", "masks", "frames")
+        batch = {"image": images, **{name: batch[name] for name in kept if name in batch}}
+        return batch | method_of(self.config).prepare(batch, key)
 
-    def loss(self, model: ATSS, batch: Mapping[str, Any], keys: jax.Array) -> tuple[jax.Array, Metrics]:
+    def loss(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array) -> tuple[jax.Array, Metrics]:
         """Returns the mean loss of a batch, its parts, and the mean number of boxes that did not fit into the slots."""
         loss, parts = method_of(self.config).loss(model, batch, keys)
         return loss, parts | {"excess_boxes": jnp.mean(batch["excess"].astype(jnp.float32))}
@@ -227,9 +226,3 @@ class Detection:
         height, width = np.asarray(batch["size"][index])
         caption = f"{len(labels)} object{'s' * (len(labels) != 1)}, {height}x{width}"
         return training_figure(pixels, boxes, labels, names, class_colours(len(names))), [caption]
-
-
-def method_of(config: FrozenConfigDict) -> ATSSMethod:
-    """Returns how the detector of a config is trained and detects."""
-    levels = len(model_config(config).depths) + 1  # one for each stage but the first, and two more
-    return ATSSMethod(config.model.num_classes, levels, options_of(config))

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from focalnet_jax.tasks.detection.anchors import Anchors
 from focalnet_jax.tasks.detection.atss import detect, image_losses
-from focalnet_jax.tasks.detection.atss_targets import Anchors, Targets, assign, count_targets
+from focalnet_jax.tasks.detection.atss_targets import Targets, assign, count_targets
 from focalnet_jax.tasks.detection.canvases import Canvases
 from focalnet_jax.tasks.detection.options import Options
 from tests.tasks.detection import reference
