@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
 
@@ -19,6 +20,7 @@ from focalnet_jax.model.heads.sparse_rcnn import STAGES, SparseRCNN
 from focalnet_jax.model.precision import get_precision
 from parity import mmcv_stub
 from parity.dense import DenseFocalNet
+from parity.detector_recipes import STDS, box_losses, coder, inference, rpn_losses, training
 from parity.pytorch import randomized
 from parity.upernet import arrays
 
@@ -26,13 +28,16 @@ mmcv_stub.install()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mmcv warns about operations that mmcv-lite lacks
     import mmdet.models  # noqa: F401 - registers the models
-    from mmdet.registry import MODELS
+    from mmdet.models.task_modules.samplers import RandomSampler
+    from mmdet.registry import MODELS, TASK_UTILS
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
     from mmengine import ConfigDict
     from mmengine.registry import DefaultScope
+    from mmengine.structures import InstanceData
 
 DETECTORS = {"atss": ATSS, "mask_rcnn": MaskRCNN, "cascade_mask_rcnn": CascadeMaskRCNN, "sparse_rcnn": SparseRCNN}
 _STRIDES = [4, 8, 16, 32, 64, 128]
-_CODER = dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2])
 
 
 class DetectorFocalNet(DenseFocalNet):
@@ -72,6 +77,27 @@ def build(name: str, config: FocalNetConfig, num_classes: int, *, seed: int = 0,
     return randomized(model)
 
 
+class OrderedSampler(RandomSampler):
+    """Sampler that takes the boxes of the largest given numbers, instead of random ones.
+
+    `orders` holds the numbers `[P]` of the boxes of each call.
+    """
+
+    orders: ClassVar[list[np.ndarray]] = []
+
+    def sample(self, assign_result: Any, pred_instances: Any, gt_instances: Any, **options: Any) -> Any:
+        """Returns the samples, for which it takes the next numbers."""
+        self.order = torch.from_numpy(np.array(self.orders.pop(0)))
+        return super().sample(assign_result, pred_instances, gt_instances, **options)
+
+    def random_choice(self, gallery: torch.Tensor, num: int) -> torch.Tensor:
+        """Returns the `num` members of the gallery with the largest numbers."""
+        return gallery[torch.argsort(-self.order[gallery], stable=True)[:num]]
+
+
+TASK_UTILS.register_module(module=OrderedSampler)
+
+
 def ours_from(
     theirs: torch.nn.Module, name: str, config: FocalNetConfig, num_classes: int, **options: int
 ) -> nnx.Module:
@@ -84,6 +110,32 @@ def ours_from(
     variables = tensors_to_variables(arrays(theirs), nnx.to_pure_dict(state), config, name)
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
     return nnx.merge(graph, state)
+
+
+def sample(
+    size: tuple[int, int],
+    padded: tuple[int, int],
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    bitmaps: np.ndarray | None = None,
+) -> DetDataSample:
+    """Returns what mmdetection knows about an image whose size was not changed.
+
+    Args:
+      size: height and width of the image.
+      padded: height and width with padding.
+      boxes: boxes of the objects, `[n, 4]`.
+      labels: their classes, `[n]`.
+      bitmaps: their masks, `[n, *padded]`.
+    """
+    known = dict(img_shape=size, pad_shape=padded, batch_input_shape=padded, ori_shape=size, scale_factor=(1.0, 1.0))
+    out = DetDataSample(metainfo=known)
+    out.gt_instances = InstanceData()
+    out.gt_instances.bboxes = torch.from_numpy(np.float32(boxes)).reshape(-1, 4)
+    out.gt_instances.labels = torch.from_numpy(np.int64(labels))
+    if bitmaps is not None:
+        out.gt_instances.masks = BitmapMasks(np.uint8(bitmaps), *padded)
+    return out
 
 
 def _backbone_and_neck(config: FocalNetConfig, first: int, channels: int, **neck: Any) -> dict[str, Any]:
@@ -104,7 +156,7 @@ def _atss(config: FocalNetConfig, classes: int, channels: int, convs: int, *, ca
         feat_channels=channels,
         stacked_convs=convs,
         anchor_generator=dict(type="AnchorGenerator", **anchors),
-        bbox_coder=_CODER,
+        bbox_coder=coder(STDS[0]),
         loss_cls=dict(type="FocalLoss", use_sigmoid=True),
     )
     return dict(
@@ -114,27 +166,28 @@ def _atss(config: FocalNetConfig, classes: int, channels: int, convs: int, *, ca
     )
 
 
-def _mask_rcnn(config: FocalNetConfig, classes: int, channels: int, hidden: int, *, cascade: bool) -> dict[str, Any]:
-    box_head = dict(
-        type="ConvFCBBoxHead",
-        num_shared_convs=4 if cascade else 0,
-        num_shared_fcs=1 if cascade else 2,
+def _mask_rcnn(
+    config: FocalNetConfig,
+    classes: int,
+    channels: int,
+    hidden: int,
+    numbers: dict[str, int] | None = None,
+    *,
+    cascade: bool,
+) -> dict[str, Any]:
+    box_heads = [_box_head(classes, channels, hidden, stage, cascade=cascade) for stage in range(3 if cascade else 1)]
+    mask_head = dict(
+        type="FCNMaskHead",
+        num_convs=4,
         in_channels=channels,
         conv_out_channels=channels,
-        fc_out_channels=hidden,
-        roi_feat_size=7,
         num_classes=classes,
-        bbox_coder=_CODER,
-        reg_class_agnostic=False,
-        norm_cfg=dict(type="BN") if cascade else None,
-    )
-    mask_head = dict(
-        type="FCNMaskHead", num_convs=4, in_channels=channels, conv_out_channels=channels, num_classes=classes
+        loss_mask=dict(type="CrossEntropyLoss", use_mask=True),
     )
     roi_head = dict(
         type="CascadeRoIHead" if cascade else "StandardRoIHead",
         bbox_roi_extractor=_extractor(7, channels),
-        bbox_head=[box_head] * 3 if cascade else box_head,
+        bbox_head=box_heads if cascade else box_heads[0],
         mask_roi_extractor=_extractor(14, channels),
         mask_head=[mask_head] * 3 if cascade else mask_head,
     )
@@ -143,16 +196,32 @@ def _mask_rcnn(config: FocalNetConfig, classes: int, channels: int, hidden: int,
         in_channels=channels,
         feat_channels=channels,
         anchor_generator=dict(type="AnchorGenerator", scales=[8], ratios=[0.5, 1.0, 2.0], strides=_STRIDES[:5]),
-        bbox_coder=_CODER,
+        **rpn_losses(cascade=cascade),
     )
     stages = dict(num_stages=3, stage_loss_weights=[1, 0.5, 0.25]) if cascade else {}
     return dict(
         type="CascadeRCNN" if cascade else "MaskRCNN",
         rpn_head=rpn_head,
         roi_head=roi_head | stages,
-        train_cfg=None,
-        test_cfg=ConfigDict(rpn={}, rcnn={}),
+        train_cfg=ConfigDict(training(cascade=cascade, **(numbers or {}))),
+        test_cfg=ConfigDict(inference()),
         **_backbone_and_neck(config, 0, channels, num_outs=5),
+    )
+
+
+def _box_head(classes: int, channels: int, hidden: int, stage: int, *, cascade: bool) -> dict[str, Any]:
+    return dict(
+        type="ConvFCBBoxHead",
+        num_shared_convs=4 if cascade else 0,
+        num_shared_fcs=1 if cascade else 2,
+        in_channels=channels,
+        conv_out_channels=channels,
+        fc_out_channels=hidden,
+        roi_feat_size=7,
+        num_classes=classes,
+        reg_class_agnostic=False,
+        norm_cfg=dict(type="BN") if cascade else None,
+        **box_losses(stage, cascade=cascade),
     )
 
 
@@ -173,7 +242,7 @@ def _sparse_rcnn(
         ffn_act_cfg=relu,
         dynamic_conv_cfg=dict(type="DynamicConv", act_cfg=relu, norm_cfg=dict(type="LN"), **convs),
         loss_cls=dict(type="FocalLoss", use_sigmoid=True),
-        bbox_coder=_CODER,
+        bbox_coder=coder(STDS[0]),
     )
     roi_head = dict(
         type="SparseRoIHead",

@@ -50,8 +50,8 @@ class Stage:
 
 MASK_RCNN = (Stage(Thresholds(0.5, 0.5, 0.5), (0.1, 0.1, 0.2, 0.2)),)
 CASCADE = tuple(
-    Stage(Thresholds(overlap, overlap, None), (std, std, 2 * std, 2 * std), weight, giou=10.0)
-    for overlap, std, weight in ((0.5, 0.1, 1.0), (0.6, 0.05, 0.5), (0.7, 0.033, 0.25))
+    Stage(Thresholds(overlap, overlap, None), (place, place, side, side), weight, giou=10.0)
+    for overlap, place, side, weight in ((0.5, 0.1, 0.2, 1.0), (0.6, 0.05, 0.1, 0.5), (0.7, 0.033, 0.067, 0.25))
 )
 """The stages of the original's configurations."""
 
@@ -93,26 +93,32 @@ class MaskRCNNMethod:
     rpn: RPN
     stages: tuple[Stage, ...]
 
-    def _anchors(self, images: jax.Array) -> Anchors:
+    def anchors(self, images: jax.Array) -> Anchors:
+        """Returns the anchors of padded images `[B, H, W, 3]`."""
         return Anchors(images.shape[1:3], self.levels, _FIRST_STRIDE, RATIOS)
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
         """Returns samples of the anchors of a global batch, and the weights of the losses of anchors."""
-        return self.rpn.targets(batch, self._anchors(batch["image"]), key)
+        return self.rpn.targets(batch, self.anchors(batch["image"]), key)
 
     def loss(self, model: MaskRCNN, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
         """Returns the mean loss of prepared images, and its parts: of the proposals, and of each stage."""
         maps = model.maps(batch["image"], keys)
-        logits, deltas = model.rpn(maps)
-        anchors, count = self._anchors(batch["image"]), len(batch["image"])
-        classes, boxes = self.rpn.losses(_flat(logits), _flat_deltas(deltas), batch, anchors)
-        proposals = self._proposals(logits, deltas, batch["size"], anchors, self.sampling)
+        outputs = model.rpn(maps)
+        parts = self.rpn_losses(outputs, batch)
+        proposals = self._proposals(*outputs, batch["size"], self.anchors(batch["image"]), self.sampling)
         if keys is None:
-            draws = jax.random.split(jax.random.key(0), count)
+            draws = jax.random.split(jax.random.key(0), len(batch["size"]))
         else:
             draws = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-        parts = {"rpn_class_loss": classes, "rpn_box_loss": boxes}
         return self.stage_losses(model, maps, batch, proposals, draws, parts, train=keys is not None)
+
+    def rpn_losses(self, outputs: tuple[Any, Any], batch: Mapping[str, Any]) -> Metrics:
+        """Returns the losses of the region proposal network, whose outputs are logits and deltas of all levels."""
+        logits, deltas = outputs
+        anchors = self.anchors(batch["image"])
+        classes, boxes = self.rpn.losses(_flat(logits), _flat_deltas(deltas), batch, anchors)
+        return {"rpn_class_loss": classes, "rpn_box_loss": boxes}
 
     def stage_losses(
         self,
@@ -140,7 +146,7 @@ class MaskRCNNMethod:
             found, matched = candidates(batch, proposals, stage.thresholds)
             samples = self.sampled(matched, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
             regions = regions_of(found, samples, batch, self.num_classes)
-            losses, proposals = self._stage(model, maps, batch, regions, samples, number, train=train)
+            losses, proposals = self.stage(model, maps, batch, regions, samples, number, train=train)
             name = f"stage{number + 1}_" if len(self.stages) > 1 else ""
             parts = parts | {f"{name}{part}": stage.weight * loss for part, loss in losses.items()}
         return sum(parts.values()), parts
@@ -150,7 +156,7 @@ class MaskRCNNMethod:
         numbers = self.sampling.rois, self.sampling.positives
         return jax.vmap(lambda *given: draw(*given, *numbers))(matched, keys)
 
-    def _stage(
+    def stage(
         self,
         model: MaskRCNN,
         maps: Sequence[jax.Array],
@@ -196,7 +202,7 @@ class MaskRCNNMethod:
         """Returns the detections of a batch of normalized images with masks, in pixels of the stored images."""
         maps, sizes = model.maps(batch["image"]), batch["size"]
         logits, deltas = model.rpn(maps)
-        proposals = self._proposals(logits, deltas, sizes, self._anchors(batch["image"]), None)
+        proposals = self._proposals(logits, deltas, sizes, self.anchors(batch["image"]), None)
         boxes, total = proposals.boxes, 0.0
         for number, stage in enumerate(self.stages):
             logits, deltas = model.box_head(model.regions(maps, boxes, SIDE), number)

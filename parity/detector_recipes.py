@@ -1,0 +1,69 @@
+"""Losses, assignment, sampling and inference of mmdetection's detectors, as in the original's configuration files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+STDS = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
+"""Divisors of the deltas of each stage of the cascade; Mask R-CNN has the first."""
+
+
+def coder(stds: list[float]) -> dict[str, Any]:
+    """Returns the coder of deltas with these divisors."""
+    return dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=stds)
+
+
+def rpn_losses(*, cascade: bool) -> dict[str, Any]:
+    """Returns the losses and the coder of the region proposal network."""
+    boxes = dict(type="SmoothL1Loss", beta=1 / 9) if cascade else dict(type="L1Loss")
+    return dict(bbox_coder=coder([1.0] * 4), loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True), loss_bbox=boxes)
+
+
+def box_losses(stage: int, *, cascade: bool) -> dict[str, Any]:
+    """Returns the losses and the coder of a box head."""
+    boxes = dict(type="GIoULoss", loss_weight=10.0) if cascade else dict(type="L1Loss")
+    return dict(
+        bbox_coder=coder(STDS[stage]),
+        loss_cls=dict(type="CrossEntropyLoss"),
+        loss_bbox=boxes,
+        reg_decoded_bbox=cascade,
+    )
+
+
+def training(*, cascade: bool, rois: int = 512, candidates: int = 2000, proposals: int = 1000) -> dict[str, Any]:
+    """Returns `train_cfg`. A proposal without area is kept, as in mmdetection 2.11."""
+
+    def assigner(positive: float, negative: float, least: float, low: bool) -> dict[str, Any]:
+        thresholds = dict(pos_iou_thr=positive, neg_iou_thr=negative, min_pos_iou=least, match_low_quality=low)
+        return dict(type="MaxIoUAssigner", ignore_iof_thr=-1, **thresholds)
+
+    def sampler(number: int, fraction: float, with_objects: bool) -> dict[str, Any]:
+        return dict(type="OrderedSampler", num=number, pos_fraction=fraction, add_gt_as_proposals=with_objects)
+
+    def stage(overlap: float) -> dict[str, Any]:
+        assigned = assigner(overlap, overlap, overlap, not cascade)
+        return dict(assigner=assigned, sampler=sampler(rois, 0.25, True), mask_size=28, pos_weight=-1, debug=False)
+
+    stages = [stage(overlap) for overlap in ((0.5, 0.6, 0.7) if cascade else (0.5,))]
+    return dict(
+        rpn=dict(
+            assigner=assigner(0.7, 0.3, 0.3, True),
+            sampler=sampler(256, 0.5, False),
+            allowed_border=0 if cascade else -1,
+            pos_weight=-1,
+            debug=False,
+        ),
+        rpn_proposal=suppression(candidates, proposals),
+        rcnn=stages if cascade else stages[0],
+    )
+
+
+def suppression(candidates: int, proposals: int) -> dict[str, Any]:
+    """Returns the options of the proposals' non-maximum suppression."""
+    return dict(nms_pre=candidates, max_per_img=proposals, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=-1)
+
+
+def inference(candidates: int = 1000, proposals: int = 1000) -> dict[str, Any]:
+    """Returns `test_cfg`."""
+    boxes = dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5)
+    return dict(rpn=suppression(candidates, proposals), rcnn=boxes)
