@@ -157,5 +157,5 @@ def test_a_batch_has_the_results_of_its_images():
     together = jax.vmap(lambda *one: multiclass_nms(*one, **options))(boxes, scores)
     for index in range(3):
         alone = multiclass_nms(jnp.asarray(boxes[index]), jnp.asarray(scores[index]), **options)
-        for a, b in zip(together, alone, strict=True):
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             np.testing.assert_array_equal(a[index], b)
