@@ -58,6 +58,27 @@ def training(*, cascade: bool, rois: int = 512, candidates: int = 2000, proposal
     )
 
 
+def sparse_losses() -> dict[str, Any]:
+    """Returns the losses and the coder of a stage of Sparse R-CNN."""
+    return dict(
+        bbox_coder=dict(coder([0.5, 0.5, 1.0, 1.0]), clip_border=False),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0),
+        loss_bbox=dict(type="L1Loss", loss_weight=5.0),
+        loss_iou=dict(type="GIoULoss", loss_weight=2.0),
+    )
+
+
+def sparse_training() -> dict[str, Any]:
+    """Returns the assignment of a stage of Sparse R-CNN."""
+    costs = [
+        dict(type="FocalLossCost", weight=2.0),
+        dict(type="BBoxL1Cost", weight=5.0, box_format="xyxy"),
+        dict(type="IoUCost", iou_mode="giou", weight=2.0),
+    ]
+    assigner = dict(type="HungarianAssigner", match_costs=costs)
+    return dict(assigner=assigner, sampler=dict(type="PseudoSampler"), pos_weight=1)
+
+
 def suppression(candidates: int, proposals: int) -> dict[str, Any]:
     """Returns the options of the proposals' non-maximum suppression."""
     return dict(nms_pre=candidates, max_per_img=proposals, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=-1)

@@ -20,7 +20,16 @@ from focalnet_jax.model.heads.sparse_rcnn import STAGES, SparseRCNN
 from focalnet_jax.model.precision import get_precision
 from parity import mmcv_stub
 from parity.dense import DenseFocalNet
-from parity.detector_recipes import STDS, box_losses, coder, inference, rpn_losses, training
+from parity.detector_recipes import (
+    STDS,
+    box_losses,
+    coder,
+    inference,
+    rpn_losses,
+    sparse_losses,
+    sparse_training,
+    training,
+)
 from parity.pytorch import randomized
 from parity.upernet import arrays
 
@@ -241,26 +250,26 @@ def _sparse_rcnn(
         in_channels=channels,
         ffn_act_cfg=relu,
         dynamic_conv_cfg=dict(type="DynamicConv", act_cfg=relu, norm_cfg=dict(type="LN"), **convs),
-        loss_cls=dict(type="FocalLoss", use_sigmoid=True),
-        bbox_coder=coder(STDS[0]),
+        **sparse_losses(),
     )
     roi_head = dict(
         type="SparseRoIHead",
         num_stages=STAGES,
         stage_loss_weights=[1] * STAGES,
         proposal_feature_channel=channels,
-        bbox_roi_extractor=_extractor(7, channels),
+        bbox_roi_extractor=_extractor(7, channels, samples=2),
         bbox_head=[head] * STAGES,
     )
     return dict(
         type="SparseRCNN",
         rpn_head=dict(type="EmbeddingRPNHead", num_proposals=proposals, proposal_feature_channel=channels),
         roi_head=roi_head,
-        test_cfg=ConfigDict(rpn=None, rcnn={}),
+        train_cfg=ConfigDict(rpn=None, rcnn=[sparse_training() for _ in range(STAGES)]),
+        test_cfg=ConfigDict(rpn=None, rcnn=dict(max_per_img=100)),
         **_backbone_and_neck(config, 0, channels, start_level=0, add_extra_convs="on_input", num_outs=4),
     )
 
 
-def _extractor(side: int, channels: int) -> dict[str, Any]:
-    layer = dict(type="RoIAlign", output_size=side, sampling_ratio=0)
+def _extractor(side: int, channels: int, samples: int = 0) -> dict[str, Any]:
+    layer = dict(type="RoIAlign", output_size=side, sampling_ratio=samples)
     return dict(type="SingleRoIExtractor", roi_layer=layer, out_channels=channels, featmap_strides=_STRIDES[:4])

@@ -18,6 +18,7 @@ from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNM
 from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.detection.regions import candidates, regions_of
 from focalnet_jax.tasks.detection.rpn import RPN, Proposals
+from focalnet_jax.tasks.detection.sparse_rcnn import SparseRCNNMethod
 from parity.detector_errors import CLASSES, CONFIG, OPTIONS, by_our_names
 from parity.detectors import OrderedSampler, build, ours_from, sample
 from parity.measure import photos, relative
@@ -136,6 +137,38 @@ def compare(name: str, seed: int = 0) -> tuple[Losses, Losses]:
     return mine, Losses({key: float(each.detach()) for key, each in terms.items()}, wanted)
 
 
+def compare_sparse(seed: int = 0) -> tuple[Losses, Losses]:
+    """Returns this package's losses of Sparse R-CNN and mmdetection's, in training."""
+    name, found = "sparse_rcnn", objects(seed)
+    options = OPTIONS[name] | {"proposals": 20}
+    theirs = build(name, CONFIG, CLASSES, **options).train()
+    with torch.no_grad():  # different boxes, which the stages change as little as trained ones do
+        theirs.rpn_head.init_proposal_bboxes.weight.uniform_(0.2, 0.6)
+        for head in theirs.roi_head.bbox_head:
+            head.fc_reg.weight *= 0.1
+            head.fc_reg.bias *= 0.1
+    ours, batch = ours_from(theirs, name, CONFIG, CLASSES, **options), batch_of(found)
+    samples = [sample(size, CANVAS, boxes, labels) for size, (boxes, labels, _) in zip(SIZES, found, strict=True)]
+    maps = theirs.extract_feat(pixels(np.asarray(batch["image"])))
+    terms = _terms(theirs.roi_head.loss(maps, theirs.rpn_head.predict(maps, samples), samples))
+    sum(terms.values()).backward()
+    gradients = {key: each.grad.numpy() for key, each in theirs.named_parameters()}
+    graph, params, statistics = nnx.split(ours, nnx.Param, ...)
+    method = SparseRCNNMethod(CLASSES, Options())
+
+    def loss(params: Any, batch: Any) -> Any:
+        prepared = batch | method.prepare(batch, jax.random.key(0))
+        return method.loss(nnx.merge(graph, params, statistics), prepared, None)
+
+    params = nnx.to_pure_dict(params)
+    (_, parts), mine = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+    wanted = by_our_names(gradients, params, name)
+    return (
+        Losses({key: float(each) for key, each in parts.items()}, _leaves(mine)),
+        Losses({key: float(each.detach()) for key, each in terms.items()}, wanted),
+    )
+
+
 def _ours(
     name: str,
     ours: nnx.Module,
@@ -207,7 +240,7 @@ def _one_class(samples: list[Any]) -> list[Any]:
 def _terms(losses: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Returns mmdetection's terms by this package's names."""
     names = {"loss_rpn_cls": "rpn_class_loss", "loss_rpn_bbox": "rpn_box_loss"}
-    names |= {"loss_cls": "class_loss", "loss_bbox": "box_loss", "loss_mask": "mask_loss"}
+    names |= {"loss_iou": "giou_loss", "loss_cls": "class_loss", "loss_bbox": "box_loss", "loss_mask": "mask_loss"}
     terms = {}
     for key, value in losses.items():
         stage, _, rest = key.rpartition(".")

@@ -1,8 +1,8 @@
-"""Losses of Mask R-CNN and Cascade Mask R-CNN are mmdetection's, with the same samples."""
+"""Losses of Mask R-CNN, Cascade Mask R-CNN and Sparse R-CNN are mmdetection's, with the same samples."""
 
 import pytest
 
-from parity.region_losses import compare, errors
+from parity.region_losses import compare, compare_sparse, errors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -15,5 +15,14 @@ def test_every_term_and_its_gradients_are_mmdetections(name, seed):
     mine, theirs = compare(name, seed)
     terms, gradients = errors(mine, theirs)
     assert all(value > 0 for value in theirs.terms.values())
+    assert max(terms.values()) < TERMS
+    assert max(gradients.values()) < GRADIENTS
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_term_of_sparse_rcnn_and_its_gradients_are_mmdetections(seed):
+    mine, theirs = compare_sparse(seed)
+    terms, gradients = errors(mine, theirs)
+    assert len(terms) == 18
     assert max(terms.values()) < TERMS
     assert max(gradients.values()) < GRADIENTS

@@ -59,13 +59,22 @@ def giou(a: jax.Array, b: jax.Array, eps: float = 1e-6) -> jax.Array:
 def _overlaps(a: jax.Array, b: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
     """Returns the intersection over union, and the union, of boxes elementwise."""
     sides = _not_negative(jnp.minimum(a[..., 2:], b[..., 2:]) - jnp.maximum(a[..., :2], b[..., :2]))
-    both = sides[..., 0] * sides[..., 1]
-    union = jnp.maximum(_signed_areas(a) + _signed_areas(b) - both, eps)
+    both, first, second = (_rounded(x) for x in (sides[..., 0] * sides[..., 1], _signed_areas(a), _signed_areas(b)))
+    union = jnp.maximum(first + second - both, eps)
     return both / union, union
 
 
 def _signed_areas(boxes: jax.Array) -> jax.Array:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _rounded(products: jax.Array) -> jax.Array:
+    """Returns the products themselves, but keeps a compiler from fusing them with a following sum.
+
+    A fused product is not rounded, so that overlaps that are equal in PyTorch, such as those of several anchors with
+    one object, would differ.
+    """
+    return jnp.minimum(products, jnp.finfo(products.dtype).max)
 
 
 def _not_negative(x: jax.Array) -> jax.Array:

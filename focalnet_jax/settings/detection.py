@@ -15,7 +15,7 @@ AUTO = ("model.num_classes",)
 RESUMABLE = ("data.annotations", "data.images")
 RECORDS = True
 
-DETECTORS = ("atss", "mask_rcnn", "cascade_mask_rcnn")
+DETECTORS = ("atss", "mask_rcnn", "cascade_mask_rcnn", "sparse_rcnn")
 MASKS = ("mask_rcnn", "cascade_mask_rcnn")  # those that have masks
 
 
@@ -33,6 +33,7 @@ def add_keys(config: ConfigDict) -> None:
     # None: the original's number
     config.head.convs = config_dict.placeholder(int)  # atss: number of convolutions in each tower of the head
     config.head.hidden = config_dict.placeholder(int)  # others: outputs of the fully connected layers of a box head
+    config.head.proposals = config_dict.placeholder(int)  # sparse_rcnn: number of learned proposals
 
     config.rois = ConfigDict()  # training of mask_rcnn and cascade_mask_rcnn
     config.rois.candidates = 2000  # boxes per level before the non-maximum suppression of proposals
@@ -67,8 +68,9 @@ def add_keys(config: ConfigDict) -> None:
     # FocalNet's outputs slightly, and each size of a padded image compiles a program.
     config.inference.exact = False
     config.inference.candidates = 1000  # boxes per level before non-maximum suppression
-    config.inference.score = 0.05  # smallest score of a detection
-    # Boxes of a class that overlap a better one more than this are removed; None: the original's number.
+    # None: the original's number
+    config.inference.score = config_dict.placeholder(float)  # smallest score of a detection
+    # Boxes of a class that overlap a better one more than this are removed; sparse_rcnn removes none.
     config.inference.iou = config_dict.placeholder(float)
     config.inference.detections = 100  # largest number of detections per image
 
@@ -101,6 +103,7 @@ CHECKS = {
     "head.channels": POSITIVE,
     "head.convs": POSITIVE,
     "head.hidden": POSITIVE,
+    "head.proposals": POSITIVE,
     "rois.candidates": POSITIVE,
     "rois.proposals": POSITIVE,
     "rois.samples": POSITIVE,

@@ -207,7 +207,7 @@ class SparseRCNN(nnx.Module):
       platform: platform for which implementations are chosen: "cpu", "gpu", "cuda" or "tpu"; by default JAX's backend.
       channels: number of channels C of the neck and of the proposals' features, a multiple of 8.
       proposals: number of proposals N.
-      dynamic: number of channels between the dynamic convolutions.
+      dynamic: number of channels between the dynamic convolutions; by default a quarter of `channels`.
       hidden: number of channels between the layers of the feed-forward networks.
 
     Raises:
@@ -225,9 +225,10 @@ class SparseRCNN(nnx.Module):
         platform: str | None = None,
         channels: int = 256,
         proposals: int = 300,
-        dynamic: int = 64,
+        dynamic: int | None = None,
         hidden: int = 2048,
     ):
+        dynamic = max(1, channels // 4) if dynamic is None else dynamic
         numbers = dict(num_classes=num_classes, channels=channels, proposals=proposals, dynamic=dynamic, hidden=hidden)
         check_arguments(config, 1, **numbers)
         if channels % HEADS:

@@ -10,6 +10,7 @@ from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNM
 from focalnet_jax.tasks.detection.method import Method
 from focalnet_jax.tasks.detection.options import options_of
 from focalnet_jax.tasks.detection.rpn import RPN
+from focalnet_jax.tasks.detection.sparse_rcnn import SparseRCNNMethod
 
 
 def method_of(config: FrozenConfigDict) -> Method:
@@ -18,6 +19,8 @@ def method_of(config: FrozenConfigDict) -> Method:
     levels = len(model_config(config).depths) + 1
     if config.head.name == "atss":
         return ATSSMethod(classes, levels, options)  # levels of all stages but the first, and two more
+    if config.head.name == "sparse_rcnn":
+        return SparseRCNNMethod(classes, options)
     if config.head.name == "mask_rcnn":
         return MaskRCNNMethod(classes, levels, options, _sampling(config, 1000), RPN(), MASK_RCNN)
     rpn = RPN(smooth=1 / 9, crossing=False)

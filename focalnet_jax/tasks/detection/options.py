@@ -12,7 +12,8 @@ from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 from focalnet_jax.tasks.detection.canvases import Canvases, Size, padded_size
 
 _USUAL = Canvases()
-_IOU = {"atss": 0.6, "mask_rcnn": 0.5, "cascade_mask_rcnn": 0.5}  # the original's
+# The original's thresholds of some detectors.
+_SCORE, _IOU = {"sparse_rcnn": 0.0}, {"atss": 0.6}
 PAD = 32  # mmdetection pads images to multiples of it
 
 
@@ -77,8 +78,8 @@ def options_of(config: FrozenConfigDict) -> Options:
         canvases_of(config),
         keys.exact,
         keys.candidates,
-        keys.score,
-        _IOU[config.head.name] if keys.iou is None else keys.iou,
+        _SCORE.get(config.head.name, 0.05) if keys.score is None else keys.score,
+        _IOU.get(config.head.name, 0.5) if keys.iou is None else keys.iou,
         keys.detections,
         normalization=from_config(config.data).normalization,
     )

@@ -1,0 +1,159 @@
+"""Losses and detections of Sparse R-CNN (arXiv 2011.12450), computed like mmdetection's SparseRoIHead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from focalnet_jax.model.heads.sparse_rcnn import STAGES, SparseRCNN
+from focalnet_jax.ops.boxes import decode, giou
+from focalnet_jax.ops.nms import Detections
+from focalnet_jax.tasks.detection.matching import BACKGROUND, existing
+from focalnet_jax.tasks.detection.options import Options
+from focalnet_jax.tasks.task import Metrics
+
+_STDS = (0.5, 0.5, 1.0, 1.0)  # of the deltas
+_ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss and of its cost
+_CLASS_WEIGHT, _BOX_WEIGHT, _GIOU_WEIGHT = 2.0, 5.0, 2.0  # of the losses and of the costs
+
+
+@dataclass(frozen=True)
+class SparseRCNNMethod:
+    """`Method` of Sparse R-CNN.
+
+    Attributes:
+      num_classes: number of classes K.
+      options: thresholds and largest numbers of detections.
+    """
+
+    num_classes: int
+    options: Options
+
+    def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
+        """Returns the weight of each image's losses: B divided by the number of objects in the global batch."""
+        number = existing(batch["boxes"], batch["labels"]).sum()
+        count = len(batch["labels"])
+        return {"weight": jnp.full(count, count / jnp.maximum(number, 1))}
+
+    def loss(self, model: SparseRCNN, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        """Returns the mean loss of prepared images, and its parts: of classes, boxes and GIoU of each stage."""
+        parts: Metrics = {}
+        for number, (logits, boxes) in enumerate(self._stages(model, batch["image"], batch["size"], keys), 1):
+            losses = jax.vmap(self._losses)(logits, boxes, batch["boxes"], batch["labels"], batch["size"])
+            parts |= {
+                f"stage{number}_{name}": jnp.mean(each * batch["weight"])
+                for name, each in zip(("class_loss", "box_loss", "giou_loss"), losses, strict=True)
+            }
+        return sum(parts.values()), parts
+
+    def _stages(
+        self, model: SparseRCNN, images: jax.Array, sizes: jax.Array, keys: jax.Array | None
+    ) -> list[tuple[jax.Array, jax.Array]]:
+        """Returns logits `[B, N, K]` and boxes `[B, N, 4]` in pixels of each stage."""
+        maps, found = model.maps(images, keys), []
+        places, features = model.proposals()
+        centres, halves = places[:, :2], places[:, 2:] / 2
+        boxes = jnp.concatenate([centres - halves, centres + halves], axis=-1) * _sides(sizes)[:, None]
+        features = jnp.broadcast_to(features, (len(images), *features.shape))
+        for stage in range(STAGES):
+            logits, deltas, features = model.box_head(model.regions(maps, boxes), features, stage)
+            boxes = decode(boxes, deltas, _STDS)
+            found.append((logits, boxes))
+            boxes = jax.lax.stop_gradient(boxes)
+        return found
+
+    def _losses(
+        self, logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.Array, size: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns sums over the proposals of an image: focal loss, differences of boxes, and GIoU loss.
+
+        Args:
+          logits: `[N, K]`.
+          boxes: boxes of the proposals in pixels, `[N, 4]`.
+          objects: boxes of the objects, `[S, 4]`.
+          labels: their classes `[S]`, -1 in unused slots.
+          size: height and width of the image without padding, `[2]`.
+        """
+        matched = match_one_to_one(*jax.lax.stop_gradient((logits, boxes)), objects, labels, size)
+        positive, slots = matched >= 0, jnp.maximum(matched, 0)
+        wanted = jax.nn.one_hot(jnp.where(positive, labels[slots], self.num_classes), self.num_classes)
+        focal = optax.sigmoid_focal_loss(logits, wanted, alpha=_ALPHA, gamma=_GAMMA).sum()
+        targets = jnp.where(positive[:, None], objects[slots], jax.lax.stop_gradient(boxes))
+        differences = (jnp.abs(boxes - targets) / _sides(size)).sum(axis=-1)
+        overlaps = 1 - giou(boxes, targets)
+        differences, overlaps = (jnp.where(positive, each, 0).sum() for each in (differences, overlaps))
+        return _CLASS_WEIGHT * focal, _BOX_WEIGHT * differences, _GIOU_WEIGHT * overlaps
+
+    def detect(self, model: SparseRCNN, batch: Mapping[str, jax.Array]) -> Detections:
+        """Returns the detections of a batch of normalized images, in pixels of the stored images.
+
+        They are the pairs of a proposal and a class with the highest scores, without non-maximum suppression.
+        """
+        logits, boxes = self._stages(model, batch["image"], batch["size"], None)[-1]
+        return jax.vmap(self._best)(jax.nn.sigmoid(logits), boxes / batch["scale"][:, None])
+
+    def _best(self, scores: jax.Array, boxes: jax.Array) -> Detections:
+        """Returns the detections in an image, from scores `[N, K]` and boxes `[N, 4]`."""
+        finite = jnp.isfinite(boxes).all(axis=-1)
+        valid = finite[:, None] & (scores > self.options.score)  # False for NaN
+        number, missing = min(self.options.detections, scores.size), max(0, self.options.detections - scores.size)
+        best, places = jax.lax.top_k(jnp.where(valid, scores, -1.0).ravel(), number)
+        used = best >= 0
+        found = Detections(
+            jnp.where(used[:, None], boxes[places // scores.shape[1]], 0),
+            jnp.where(used, best, 0),
+            jnp.where(used, places % scores.shape[1], -1).astype(jnp.int32),
+            jnp.zeros((), jnp.int32),
+            finite.all() & jnp.isfinite(scores).all(),
+        )
+        return found._replace(
+            boxes=jnp.pad(found.boxes, ((0, missing), (0, 0))),
+            scores=jnp.pad(found.scores, (0, missing)),
+            labels=jnp.pad(found.labels, (0, missing), constant_values=-1),
+        )
+
+
+def match_one_to_one(
+    logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.Array, size: jax.Array
+) -> jax.Array:
+    """Returns the slot of the object of each proposal, `[N]` int32, or `BACKGROUND`.
+
+    Each object has one proposal: the sum of the costs is the smallest possible one. Costs that are NaN or infinite
+    count as very large ones.
+
+    Args:
+      logits: logits of the classes, `[N, K]`.
+      boxes: boxes of the proposals in pixels, `[N, 4]`.
+      objects: boxes of the objects, `[S, 4]`.
+      labels: their classes `[S]`, -1 in unused slots.
+      size: height and width of the image without padding, `[2]`.
+    """
+    costs = _costs(logits, boxes, objects, labels, size)
+    exists = existing(objects, labels)
+    valid = jnp.isfinite(costs) & exists
+    # A match that must not be made costs more than all others. A much larger number would lose their digits.
+    costs = jnp.where(valid, costs, 1 + jnp.max(costs, initial=0, where=valid))
+    proposals, slots = optax.assignment.hungarian_algorithm(costs)
+    slots = jnp.where(exists[slots], slots, BACKGROUND).astype(jnp.int32)
+    return jnp.full(len(logits), BACKGROUND, jnp.int32).at[proposals].set(slots)
+
+
+def _costs(logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.Array, size: jax.Array) -> jax.Array:
+    """Returns the costs `[N, S]` of matching proposals with objects, see `match_one_to_one`."""
+    probabilities, eps = jax.nn.sigmoid(logits), 1e-12
+    negative = -jnp.log(1 - probabilities + eps) * (1 - _ALPHA) * probabilities**_GAMMA
+    positive = -jnp.log(probabilities + eps) * _ALPHA * (1 - probabilities) ** _GAMMA
+    classes = (positive - negative)[:, jnp.maximum(labels, 0)]
+    sides = _sides(size)
+    differences = jnp.abs((boxes / sides)[:, None] - (objects / sides)[None]).sum(axis=-1)
+    return _CLASS_WEIGHT * classes + _BOX_WEIGHT * differences - _GIOU_WEIGHT * giou(boxes[:, None], objects[None])
+
+
+def _sides(sizes: jax.Array) -> jax.Array:
+    """Returns width, height, width and height `[..., 4]` of images of heights and widths `[..., 2]`."""
+    return jnp.concatenate([sizes[..., ::-1], sizes[..., ::-1]], axis=-1).astype(jnp.float32)
