@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from focalnet_jax.data.pixels import numba_compiled
 from focalnet_jax.data.segments import Segment, Size, encoding_of, text_of_counts
 
 
@@ -44,8 +45,17 @@ class Cutout:
         inside_columns = np.flatnonzero((columns >= self.left) & (columns < self.left + width))
         if not (inside_rows.size and inside_columns.size):
             return Cutout(0, 0, np.zeros((0, 0), bool))
-        pixels = self.pixels[rows[inside_rows] - self.top][:, columns[inside_columns] - self.left]
-        return Cutout(int(inside_rows[0]), int(inside_columns[0]), pixels)
+        pixels = np.empty((inside_columns.size, inside_rows.size), bool)
+        _gather(self.pixels.T, columns[inside_columns] - self.left, rows[inside_rows] - self.top, pixels)
+        return Cutout(int(inside_rows[0]), int(inside_columns[0]), pixels.T)
+
+
+@numba_compiled
+def _gather(pixels, rows, columns, out):  # pragma: no cover - compiled
+    for y in range(rows.size):
+        row, to = pixels[rows[y]], out[y]
+        for x in range(columns.size):
+            to[x] = row[columns[x]]
 
 
 def cutout_of(segment: Segment, size: Size) -> Cutout:
@@ -65,7 +75,7 @@ def cutout_of(segment: Segment, size: Size) -> Cutout:
     if not width * height:
         return Cutout(0, 0, np.zeros((0, 0), bool))
     pixels = mask.decode(encoding)[top : top + height, left : left + width]
-    return Cutout(top, left, np.ascontiguousarray(pixels, bool))
+    return Cutout(top, left, pixels.astype(bool))  # in the order of the columns, which is faster
 
 
 def encode_cutout(cutout: Cutout, size: Size) -> dict[str, Any]:

@@ -101,3 +101,19 @@ def test_pasted_cutouts_are_the_pasted_masks():
         found = paste_cutout(mask, box, (40, 50))
         np.testing.assert_array_equal(found.bitmap((40, 50)), expected)
         assert encode_cutout(found, (40, 50)) == encode_bitmap(expected)
+
+
+def test_reduced_cells_are_covered_by_at_least_half_of_their_area():
+    rng = np.random.default_rng(4)
+    for _ in range(100):
+        height, width = rng.integers(1, 60, 2).tolist()
+        pixels = (rng.random((height, width)) < rng.random()).astype(np.uint8)
+        pixels[[0, -1]], pixels[:, [0, -1]] = 1, 1
+        cells = min(height, 16), min(width, 16)
+        # In units of which a cell has height x width and a pixel has the number of cells along each axis, all areas
+        # are whole numbers.
+        fine = pixels.repeat(cells[0], axis=0).repeat(cells[1], axis=1)
+        areas = fine.reshape(cells[0], height, cells[1], width).sum(axis=(1, 3))
+        found = np.unpackbits(packed_crop(pixels, 0, 0, 16)[0], axis=1)
+        np.testing.assert_array_equal(found[: cells[0], : cells[1]], 2 * areas >= height * width)
+        assert found.sum() == found[: cells[0], : cells[1]].sum()
