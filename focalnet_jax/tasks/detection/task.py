@@ -28,7 +28,7 @@ from focalnet_jax.settings import detection as settings
 from focalnet_jax.tasks.dense import check_same_classes, normalization_keys, note_normalization
 from focalnet_jax.tasks.detection.classes import match_source
 from focalnet_jax.tasks.detection.evaluated import AveragePrecision, padded_with_zeros
-from focalnet_jax.tasks.detection.figures import training_figure
+from focalnet_jax.tasks.detection.figures import objects_of, training_figure
 from focalnet_jax.tasks.detection.host import DetectionHost, make_host, mask_side_of
 from focalnet_jax.tasks.detection.methods import method_of
 from focalnet_jax.tasks.detection.options import canvases_of, options_of
@@ -219,13 +219,12 @@ class Detection:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, Any], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch with its boxes and names, and the number of objects."""
+        """Returns the image at `index` of a prepared batch with its objects and their names, and their number."""
         how = self._normalization
         image = np.asarray(batch["image"][index])
         pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
-        labels = np.asarray(batch["labels"][index])
-        boxes, labels = np.asarray(batch["boxes"][index])[labels >= 0], labels[labels >= 0]
+        objects = objects_of(batch, index)
         names = tuple(short_names(self.source.class_names))
         height, width = np.asarray(batch["size"][index])
-        caption = f"{len(labels)} object{'s' * (len(labels) != 1)}, {height}x{width}"
-        return training_figure(pixels, boxes, labels, names, class_colours(len(names))), [caption]
+        caption = f"{len(objects.labels)} object{'s' * (len(objects.labels) != 1)}, {height}x{width}"
+        return training_figure(pixels, objects, names, class_colours(len(names))), [caption]
