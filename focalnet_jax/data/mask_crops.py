@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from focalnet_jax.data.pixels import numba_compiled
+
 
 def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the crop of an object's mask as bits, and the rectangle of the image that it covers.
@@ -21,25 +23,46 @@ def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.nd
       Bits `[M, M / 8]` uint8, the first column in the highest bit; and x1, y1, x2, y2 of the smallest rectangle with
       all pixels of the object, `[4]` float32. An empty mask has an empty rectangle at 0.
     """
-    cells = np.zeros((side, side), np.uint8)
+    cells = np.zeros((side, side), bool)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return np.packbits(cells, axis=1), np.zeros(4, np.float32)
     inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    reduced = _reduced(_reduced(np.asarray(inside, np.float32), side).T, side).T
-    cells[: reduced.shape[0], : reduced.shape[1]] = reduced >= 0.5
+    height, width = inside.shape
+    if max(height, width) > side:
+        _reduce(inside.T, cells[: min(height, side), : min(width, side)].T)  # columns first, as objects are encoded
+    else:
+        cells[:height, :width] = inside
     frame = [left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1]
     return np.packbits(cells, axis=1), np.array(frame, np.float32)
 
 
-def _reduced(values: np.ndarray, most: int) -> np.ndarray:
-    """Returns averages of rows, `[most, w]`, of an array `[h, w]` with more than `most` rows; or the array itself."""
-    height = len(values)
-    if height <= most:
-        return values
-    edges = np.arange(most + 1) * (height / most)  # where the cells begin, in rows
-    whole = np.floor(edges).astype(np.int64)
-    sums = np.concatenate([np.zeros((1, values.shape[1]), np.float64), np.cumsum(values, axis=0, dtype=np.float64)])
-    last = np.concatenate([values, values[-1:]])[whole]  # the row that each edge lies in
-    until = sums[whole] + (edges - whole)[:, None] * last
-    return np.diff(until, axis=0) * (most / height)
+@numba_compiled
+def _reduce(pixels, cells):  # pragma: no cover - compiled
+    """Writes to the cells whether at least half of their area is covered by pixels of 1.
+
+    Areas are whole numbers: an axis is divided into units, of which there are `cells` per pixel and `pixels` per cell.
+    """
+    (height, width), (rows, columns) = pixels.shape, cells.shape
+    cell, here = np.empty(width, np.int64), np.empty(width, np.int64)  # of each column: its cell, and units in it
+    for x in range(width):
+        cell[x] = x * columns // width
+        here[x] = min((x + 1) * columns, (cell[x] + 1) * width) - x * columns
+    covered = np.zeros((rows, columns + 1), np.int64)
+    line = np.zeros(columns + 1, np.int64)  # units of each cell that a row of pixels covers
+    for y in range(height):
+        line[:] = 0
+        for x in range(width):
+            if pixels[y, x]:
+                line[cell[x]] += here[x]
+                line[cell[x] + 1] += columns - here[x]
+        first = y * rows // height
+        units = min((y + 1) * rows, (first + 1) * height) - y * rows
+        for column in range(columns):
+            covered[first, column] += units * line[column]
+        if units < rows:
+            for column in range(columns):
+                covered[first + 1, column] += (rows - units) * line[column]
+    for row in range(rows):
+        for column in range(columns):
+            cells[row, column] = 2 * covered[row, column] >= height * width

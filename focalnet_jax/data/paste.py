@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from focalnet_jax.data.cutouts import Cutout
 from focalnet_jax.data.pixels import numba_compiled
 
 
@@ -20,12 +21,17 @@ def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: f
       size: height and width of the image.
       threshold: smallest probability of a pixel in the mask.
     """
+    return paste_cutout(mask, box, size, threshold).bitmap(size).astype(bool)
+
+
+def paste_cutout(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: float = 0.5) -> Cutout:
+    """Returns the pixels of `paste` in a rectangle around the box. The arguments are those of `paste`."""
     x1, y1, x2, y2 = np.float32(box)
-    out = np.zeros(size, bool)
     top, rows, down = _places(y1, y2, size[0], mask.shape[0])
     left, columns, right = _places(x1, x2, size[1], mask.shape[1])
-    _paste(np.float32(mask), rows, down, columns, right, np.float32(threshold), out[top:, left:])
-    return out
+    out = np.zeros((len(rows), len(columns)), bool)
+    _paste(np.float32(mask), rows, down, columns, right, np.float32(threshold), out)
+    return Cutout(top, left, out)
 
 
 def _places(begin: np.float32, end: np.float32, length: int, cells: int) -> tuple[int, np.ndarray, np.ndarray]:

@@ -35,16 +35,25 @@ def bitmap(segment: Segment, size: Size) -> np.ndarray:
     """
     from hotcoco import mask  # takes time to import, and data without masks do not need it
 
+    return np.ascontiguousarray(mask.decode(encoding_of(segment, size)))
+
+
+def encoding_of(segment: Segment, size: Size) -> dict[str, Any]:
+    """Returns the compressed run-length encoding of an object, equal to that of pycocotools; its counts are bytes.
+
+    The arguments and errors are those of `bitmap`.
+    """
+    from hotcoco import mask  # see `bitmap`
+
     if problem := problem_of(segment, size):
         raise UnreadableSegmentError(problem)
-    height, width = size
-    if not len(segment):
-        return np.zeros(size, np.uint8)
     try:
         if isinstance(segment, Mapping):
-            return np.ascontiguousarray(mask.decode(_encoded(segment, size)))
+            return _encoded(segment, size)
+        if not len(segment):
+            return mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
         polygons = [np.asarray(polygon, np.float64).tolist() for polygon in segment]
-        return np.ascontiguousarray(mask.decode(mask.merge(mask.frPyObjects(polygons, height, width))))
+        return mask.merge(mask.frPyObjects(polygons, *size))
     except (ValueError, TypeError, OverflowError) as error:
         raise UnreadableSegmentError(f"its pixels cannot be decoded: {' '.join(str(error).split())[:200]}") from error
 
@@ -55,6 +64,13 @@ def encode_bitmap(pixels: np.ndarray) -> dict[str, Any]:
 
     encoded = mask.encode(np.asfortranarray(pixels, np.uint8))
     return {"size": list(pixels.shape), "counts": encoded["counts"].decode()}
+
+
+def text_of_counts(counts: Sequence[int] | np.ndarray, size: Size) -> str:
+    """Returns the compressed text of the lengths of runs in an image of height and width `size`."""
+    from hotcoco import mask  # see `bitmap`
+
+    return mask.frPyObjects({"size": list(size), "counts": [int(count) for count in counts]}, *size)["counts"].decode()
 
 
 def problem_of(segment: Any, size: Size) -> str:

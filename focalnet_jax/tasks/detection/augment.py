@@ -1,4 +1,4 @@
-"""Augments images and boxes for training like mmdetection's recipes: flip, multi-scale resize, crop, padding."""
+"""Augments images, boxes and masks for training like mmdetection's recipes: flip, resize, crop, resize, padding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from focalnet_jax.data.geometry import Placement, fitted_size
 from focalnet_jax.data.instances import Instances
-from focalnet_jax.tasks.detection.canvases import Canvases, fill_slots
+from focalnet_jax.tasks.detection.canvases import Canvases, fill_slots, largest
+from focalnet_jax.tasks.detection.mask_slots import mask_slots
 
 Size = tuple[int, int]  # height and width in pixels
 
@@ -44,14 +45,27 @@ class Draws:
     crop: Crop | None
     size: Size
 
+    def nearest(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the rows and columns of a map of `height` x `width` pixels that the result has, by nearest neighbour.
+
+        As in mmdetection, the map is resized twice if there is a crop.
+        """
+        size, rows, columns = (height, width), np.arange(height), np.arange(width)
+        if self.crop is not None:
+            size = self.crop.size
+            rows, columns = Placement(self.crop.full, self.crop.top, self.crop.left, size).nearest(height, width)
+        last_rows, last_columns = Placement(self.size, 0, 0, self.size).nearest(*size)
+        rows, columns = rows[last_rows], columns[last_columns]
+        return rows, width - 1 - columns if self.mirrored else columns
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random flip, resize and crop of an image and its boxes, as in DETR's and FocalNet's recipes.
+    """Random flip, resize and crop of an image, its boxes and its masks, as in DETR's and FocalNet's recipes.
 
-    Given the same draws, pixels and boxes equal those of mmdetection's RandomFlip, Resize and RandomCrop. One exception
-    keeps the number of shapes small: a crop that does not fit into the canvas of its image at the drawn scale is
-    resized to the largest size that fits.
+    Given the same draws, pixels, boxes and masks equal those of mmdetection's RandomFlip, Resize and RandomCrop. One
+    exception keeps the number of shapes small: a crop that does not fit into the canvas of its image at the drawn scale
+    is resized to the largest size that fits.
 
     Attributes:
       canvases: sizes of the padded images.
@@ -62,6 +76,7 @@ class Augmentation:
       crop_short_sides: lengths of the shorter side before the crop, one of which is drawn.
       crop_range: smallest and largest length of the sides of a crop, in pixels. Shorter sides are not cropped.
       slots: number N of boxes; the largest are kept.
+      mask_side: number M of cells along each axis of the mask of an object, see `mask_slots`; 0 for no masks.
     """
 
     canvases: Canvases
@@ -72,6 +87,7 @@ class Augmentation:
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_range: tuple[int, int] = (384, 600)
     slots: int = 100
+    mask_side: int = 0
 
     def __call__(self, image: np.ndarray, instances: Instances, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Augments an image `[H, W, 3]` uint8 and its ground truth, see `apply`."""
@@ -95,7 +111,7 @@ class Augmentation:
         return self.long_side, short_sides[rng.integers(len(short_sides))]
 
     def apply(self, image: np.ndarray, instances: Instances, draws: Draws) -> dict[str, np.ndarray]:
-        """Returns the augmented image on its canvas, and its boxes.
+        """Returns the augmented image on its canvas, its boxes, and its masks.
 
         Crowds are left out, as in mmdetection, where they are neither targets nor ignored.
 
@@ -103,19 +119,32 @@ class Augmentation:
           `image` `[H, W, 3]` uint8 on a canvas padded with 0, which must be set to 0 again after the image is
           normalized; `size` `[2]` int32: height and width without padding; `boxes` `[N, 4]` float32: x1, y1, x2, y2 in
           pixels; `labels` `[N]` int32: classes, -1 in unused slots; `excess` int32: number of boxes beyond N.
+          With a `mask_side`, also the arrays of `mask_slots`. An object whose box is in the image may have no pixels.
+
+        Raises:
+          UnreadableImageError: a mask is damaged.
         """
         canvas = self.canvases.of(*image.shape[:2])
         pixels = image[:, ::-1] if draws.mirrored else image
         if draws.crop is not None:
             pixels = Placement(draws.crop.full, draws.crop.top, draws.crop.left, draws.crop.size).image(pixels)
         pixels = Placement(draws.size, 0, 0, draws.size).image(pixels, canvas)
-        boxes, labels = self._boxes(image.shape[:2], instances, draws)
-        return {"image": pixels, "size": np.array(draws.size, np.int32), **fill_slots(boxes, labels, self.slots)}
+        boxes, objects = self._boxes(image.shape[:2], instances, draws)
+        arrays = {"image": pixels, "size": np.array(draws.size, np.int32)}
+        arrays |= fill_slots(boxes, instances.labels[objects], self.slots)
+        if self.mask_side:
+            segments = [instances.segments[each] for each in objects[largest(boxes, self.slots)]]
+            places = draws.nearest(*image.shape[:2])
+            arrays |= mask_slots(segments, image.shape[:2], *places, self.slots, self.mask_side)
+        return arrays
 
     def _boxes(self, size: Size, instances: Instances, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the boxes `[n, 4]` and their labels `[n]` after the draws, without crowds and cropped objects."""
-        kept = ~instances.crowd
-        boxes, labels = instances.boxes[kept].astype(np.float32), instances.labels[kept]
+        """Returns the boxes `[n, 4]` after the draws and the numbers of their objects `[n]`.
+
+        Crowds and objects whose boxes are outside of the crop are left out.
+        """
+        objects = np.flatnonzero(~instances.crowd)
+        boxes = instances.boxes[objects].astype(np.float32)
         if draws.mirrored:
             boxes = np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
         if (crop := draws.crop) is not None:
@@ -123,8 +152,8 @@ class Augmentation:
             boxes -= np.array([crop.left, crop.top] * 2, np.float32)
             boxes, size = clipped(boxes, crop.size), crop.size
             inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-            boxes, labels = boxes[inside], labels[inside]
-        return scaled(boxes, size, draws.size), labels
+            boxes, objects = boxes[inside], objects[inside]
+        return scaled(boxes, size, draws.size), objects
 
 
 def scaled(boxes: np.ndarray, old: Size, new: Size) -> np.ndarray:

@@ -51,6 +51,14 @@ def padded_size(size: Size, multiple: int) -> Size:
     return tuple(-(-side // multiple) * multiple for side in size)
 
 
+def largest(boxes: np.ndarray, slots: int) -> np.ndarray:
+    """Returns the numbers of the largest boxes, at most `slots`, ascending."""
+    if len(boxes) <= slots:
+        return np.arange(len(boxes))
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.sort(np.argsort(-areas, kind="stable")[:slots])
+
+
 def fill_slots(boxes: np.ndarray, labels: np.ndarray, slots: int) -> dict[str, np.ndarray]:
     """Returns boxes in a fixed number of slots, the largest ones if there are too many.
 
@@ -63,11 +71,8 @@ def fill_slots(boxes: np.ndarray, labels: np.ndarray, slots: int) -> dict[str, n
       `boxes` `[N, 4]` float32, 0 in unused slots; `labels` `[N]` int32, -1 in unused slots; and `excess` int32, the
       number of boxes that are left out.
     """
-    excess = max(0, len(boxes) - slots)
-    if excess:
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        kept = np.sort(np.argsort(-areas, kind="stable")[:slots])
-        boxes, labels = boxes[kept], labels[kept]
+    kept, excess = largest(boxes, slots), max(0, len(boxes) - slots)
+    boxes, labels = boxes[kept], labels[kept]
     filled = {"boxes": np.zeros((slots, 4), np.float32), "labels": np.full(slots, -1, np.int32)}
     filled["boxes"][: len(boxes)], filled["labels"][: len(labels)] = boxes, labels
     return filled | {"excess": np.array(excess, np.int32)}

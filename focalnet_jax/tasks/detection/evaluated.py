@@ -1,4 +1,4 @@
-"""Average precision of boxes, computed by hotcoco from the detections of all images like pycocotools does."""
+"""Average precision of boxes and masks, computed by hotcoco from the detections of all images like pycocotools does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from focalnet_jax.data.cutouts import encode_cutout
 from focalnet_jax.data.host import Batch
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.palette import class_colours
-from focalnet_jax.tasks.detection.figures import comparison_figure
+from focalnet_jax.data.paste import paste_cutout
+from focalnet_jax.tasks.detection.figures import Drawn, comparison_figure, objects_of
 from focalnet_jax.tasks.detection.method import Method
 from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.detection.sources import DetectionSource
@@ -24,9 +26,10 @@ _DRAWN = 0.3  # smallest score of a drawn detection
 
 
 class AveragePrecision:
-    """`Evaluation` of the average precision (AP) of boxes, in percent, as COCO defines it.
+    """`Evaluation` of the average precision (AP) of boxes and masks, in percent, as COCO defines it.
 
-    AP is the mean over IoU thresholds from 0.5 to 0.95 and over classes. Classes without objects do not count.
+    AP is the mean over IoU thresholds from 0.5 to 0.95 and over classes. Classes without objects do not count. Masks
+    are evaluated if the detector and the source have masks.
 
     Args:
       source: images with objects, or None to compile only.
@@ -41,20 +44,19 @@ class AveragePrecision:
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """Returns the detections of each image `[B, D, ...]` in pixels of the stored image, and the loss of each image.
 
-        An example whose `mask` in the batch is 0 is padding.
+        An example whose `mask` in the batch is 0 is padding. There is no loss if the detector has masks and the
+        examples have none.
         """
         images = padded_with_zeros(normalize(batch["image"], self.options.normalization), batch["size"])
         batch = {**batch, "image": images}
         detections = self.method.detect(model, batch)
-        return {
-            "boxes": detections.boxes,
-            "scores": detections.scores,
-            "labels": detections.labels,
-            "overflow": detections.overflow,
-            "index": batch["index"],
-            "mask": batch["mask"],
-            "loss": self._losses(model, batch),
-        }
+        measured = {name: getattr(detections, name) for name in ("boxes", "scores", "labels", "overflow")}
+        measured |= {name: batch[name] for name in ("index", "mask")}
+        if detections.masks is not None:
+            measured["masks"] = detections.masks
+        if detections.masks is None or "masks" in batch:
+            measured["loss"] = self._losses(model, batch)
+        return measured
 
     def _losses(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the loss of each image as if it were a batch, `[B]`, so that no loss depends on other images."""
@@ -69,70 +71,109 @@ class AveragePrecision:
 
     def reset(self) -> None:
         """Discards all detections."""
-        self._found: dict[int, tuple[np.ndarray, ...]] = {}  # boxes, scores and labels by the index of the image
-        self._loss, self._overflow = 0.0, 0
+        # By the index of the image: boxes, scores, labels, and the texts of run-length encodings or None for each.
+        self._found: dict[int, tuple[Any, ...]] = {}
+        self._loss: float | None = 0.0  # sum over images, None if it is not known
+        self._overflow, self._masked = 0, False
         self._precision: np.ndarray | None = None
+        self._mask_precision: np.ndarray | None = None
 
     def add(self, measured: Mapping[str, np.ndarray], batch: Batch | None = None) -> None:
-        """Adds the detections of a batch. All processes receive those of the global batch."""
+        """Adds the detections of a batch. All processes receive those of the global batch.
+
+        Masks are kept as run-length encodings of the stored image.
+        """
+        self._masked = "masks" in measured
         for row in np.flatnonzero(np.asarray(measured["mask"]) > 0):
             used = measured["labels"][row] >= 0
             found = tuple(np.asarray(measured[name][row])[used] for name in ("boxes", "scores", "labels"))
-            self._found[int(measured["index"][row])] = found
-            self._loss += float(measured["loss"][row])
+            index = int(measured["index"][row])
+            texts: list[str | None] = [None] * len(found[0])
+            if self._masked:
+                size = tuple(self.source.sizes[index].tolist())
+                pasted = zip(np.asarray(measured["masks"][row])[used], found[0], strict=True)
+                texts = [encode_cutout(paste_cutout(mask, box, size), size)["counts"] for mask, box in pasted]
+            self._found[index] = (*found, texts)
+            known = self._loss is not None and "loss" in measured
+            self._loss = self._loss + float(measured["loss"][row]) if known else None
             self._overflow += int(measured["overflow"][row] > 0)
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns all detections in the format of COCO's result files, ordered by image, the highest score first."""
+        """Returns all detections in the format of COCO's result files, ordered by image, the highest score first.
+
+        Detections with masks have `segmentation`, a compressed run-length encoding.
+        """
         records = []
         for index in sorted(self._found):
-            for box, score, label in zip(*self._found[index], strict=True):
+            for box, score, label, text in zip(*self._found[index], strict=True):
                 x1, y1, x2, y2 = map(float, box)
-                records.append(
-                    {
-                        "image_id": int(self.source.image_ids[index]),
-                        "category_id": int(self.source.category_ids[label]),
-                        "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "score": float(score),
-                    }
-                )
+                record = {
+                    "image_id": int(self.source.image_ids[index]),
+                    "category_id": int(self.source.category_ids[label]),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": float(score),
+                }
+                if text is not None:
+                    record["segmentation"] = {"size": self.source.sizes[index].tolist(), "counts": text}
+                records.append(record)
         return records
 
     def result(self) -> dict[str, float | int]:
         """Returns `bbox_ap`, `bbox_ap50`, `bbox_ap75`, AP by area, `loss` (mean over images) and `examples`.
 
-        A metric is -1 if there are no objects of its areas, as in COCO's tools.
+        With masks, also `segm_ap` etc. A metric is -1 if there are no objects of its areas, as in COCO's tools.
         """
         examples = len(self._found)
-        loss = self._loss / examples if examples else math.nan
-        self._precision = precision(self.source.ground_truth(), self.records()) if examples else None
-        return ap_metrics(self._precision) | {"loss": loss, "examples": examples}
+        self._precision = self._mask_precision = None
+        if examples:
+            truth, records = self.source.ground_truth(), self.records()
+            self._precision = precision(truth, records)
+            if self._masked and self.source.has_masks:
+                self._mask_precision = precision(truth, records, "segm")
+        metrics = ap_metrics(self._precision)
+        if self._mask_precision is not None:
+            metrics |= ap_metrics(self._mask_precision, "segm")
+        if self._loss is not None:
+            metrics["loss"] = self._loss / examples if examples else math.nan
+        return metrics | {"examples": examples}
 
     def details(self) -> dict[str, int]:
         """Returns the number of images with more scores above the threshold than are considered, if there are any."""
         return {"images_with_overflow": self._overflow} if self._overflow else {}
 
     def table(self) -> list[tuple[str, ...]]:
-        """Returns AP, AP50 and AP75 of each class in percent, after a row of titles; or [] before `result`."""
+        """Returns AP, AP50 and AP75 of each class in percent, after a row of titles; or [] before `result`.
+
+        With masks, there are two columns for each, of the boxes and of the masks.
+        """
         if self._precision is None:
             return []
-        rows = [("class", "AP", "AP50", "AP75")]
+        kinds = {"": self._precision}
+        if self._mask_precision is not None:
+            kinds = {"box ": self._precision, "mask ": self._mask_precision}
+        rows = [("class", *(f"{kind}AP{at}" for kind in kinds for at in ("", "50", "75")))]
         places = np.argsort(np.argsort(self.source.category_ids))  # of the classes in the order of their ids
         for number, name in zip(places, self.source.class_names, strict=True):
-            values = ap_metrics(self._precision[:, :, number : number + 1])
-            rows.append((name, *(_percent(values[f"bbox_ap{at}"]) for at in ("", "50", "75"))))
+            values = [ap_metrics(each[:, :, number : number + 1]) for each in kinds.values()]
+            rows.append((name, *(_percent(each[f"bbox_ap{at}"]) for each in values for at in ("", "50", "75"))))
         return rows
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Describes AP and AP50 in words."""
-        return f"box AP {result['bbox_ap']:.1f}, AP50 {result['bbox_ap50']:.1f}, loss {result['loss']:.4f}"
+        """Describes AP, AP50 and the loss in words."""
+        parts = [f"box AP {result['bbox_ap']:.1f}, AP50 {result['bbox_ap50']:.1f}"]
+        if "segm_ap" in result:
+            parts.append(f"mask AP {result['segm_ap']:.1f}, AP50 {result['segm_ap50']:.1f}")
+        if "loss" in result:
+            parts.append(f"loss {result['loss']:.4f}")
+        return ", ".join(parts)
 
     def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
         """Returns the detections of each image in pixels of the resized image, the image, and its objects."""
         images = padded_with_zeros(normalize(batch["image"], self.options.normalization), batch["size"])
         found = self.method.detect(model, {**batch, "image": images, "scale": jnp.ones_like(batch["scale"])})
-        kept = ("image", "size", "boxes", "labels")
-        return {"found": found._asdict()} | {name: batch[name] for name in kept}
+        kept = ("image", "size", "boxes", "labels", "masks", "frames")
+        known = {name: value for name, value in found._asdict().items() if value is not None}
+        return {"found": known} | {name: batch[name] for name in kept if name in batch}
 
     def draw(self, predicted: Any, index: int) -> np.ndarray:
         """Returns an image `[H, W, 3]` uint8 with its detections, beside the image with its objects."""
@@ -141,14 +182,12 @@ class AveragePrecision:
         image = np.asarray(predicted["image"][index])[:height, :width]
         names = self.source.class_names
         shown = found["scores"] >= _DRAWN
-        true = np.asarray(predicted["labels"][index]) >= 0
-        return comparison_figure(
-            image,
-            (found["boxes"][shown], found["labels"][shown], found["scores"][shown]),
-            (np.asarray(predicted["boxes"][index])[true], np.asarray(predicted["labels"][index])[true]),
-            names,
-            class_colours(len(names)),
-        )
+        boxes, masks = found["boxes"][shown], None
+        if "masks" in found:
+            pairs = zip(found["masks"][shown], boxes, strict=True)
+            masks = [paste_cutout(mask, box, (height, width)) for mask, box in pairs]
+        detected = Drawn(boxes, found["labels"][shown], found["scores"][shown], masks)
+        return comparison_figure(image, detected, objects_of(predicted, index), names, class_colours(len(names)))
 
 
 def padded_with_zeros(images: jax.Array, sizes: jax.Array) -> jax.Array:
@@ -173,6 +212,8 @@ def precision(truth: Mapping[str, Any], records: list[dict[str, Any]], kind: str
     from hotcoco import COCO, COCOeval  # takes time to import, and only evaluations need it
 
     ground_truth = COCO(dict(truth))
+    if kind == "segm":  # with a box, COCO's tools would take the area of the box instead of that of the mask
+        records = [{name: value for name, value in record.items() if name != "bbox"} for record in records]
     evaluation = COCOeval(ground_truth, ground_truth.load_res(records), kind)
     evaluation.evaluate()
     evaluation.accumulate()

@@ -10,8 +10,10 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.data.decode import Picture, decode
 from focalnet_jax.data.geometry import Placement
 from focalnet_jax.data.instances import Instances
-from focalnet_jax.tasks.detection.augment import Augmentation, scaled
-from focalnet_jax.tasks.detection.canvases import fill_slots
+from focalnet_jax.settings.detection import MASKS
+from focalnet_jax.tasks.detection.augment import Augmentation, Draws, scaled
+from focalnet_jax.tasks.detection.canvases import fill_slots, largest
+from focalnet_jax.tasks.detection.mask_slots import mask_slots
 from focalnet_jax.tasks.detection.options import Options, canvases_of, options_of
 from focalnet_jax.tasks.detection.sources import DetectionSource
 
@@ -24,11 +26,13 @@ class DetectionHost:
       train: augmentation of training examples.
       options: sizes of the images of evaluations.
       slots: number N of boxes per image of an evaluation, for the loss; the largest are kept.
+      mask_side: see `Augmentation`.
     """
 
     train: Augmentation
     options: Options
     slots: int
+    mask_side: int = 0
 
     def train_example(self, example: tuple[Picture, Instances], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Returns the arrays of `Augmentation.apply` for an image and its objects.
@@ -40,17 +44,22 @@ class DetectionHost:
         return self.train(decode(picture), instances, rng)
 
     def eval_example(self, example: tuple[Picture, Instances]) -> dict[str, np.ndarray]:
-        """Returns the arrays of `resized_image`, the boxes and labels of the objects, and the `index` of the image.
+        """Returns the arrays of `resized_image`, the boxes, labels and masks of the objects, and the image's `index`.
 
         Raises:
-          UnreadableImageError: the image cannot be decoded.
+          UnreadableImageError: the image cannot be decoded, or a mask is damaged.
         """
         picture, instances = example
         image = decode(picture)
         arrays = resized_image(image, self.options)
-        kept = ~instances.crowd
-        boxes = scaled(instances.boxes[kept].astype(np.float32), image.shape[:2], tuple(arrays["size"].tolist()))
-        filled = fill_slots(boxes, instances.labels[kept], self.slots)
+        stored, size = image.shape[:2], tuple(arrays["size"].tolist())
+        objects = np.flatnonzero(~instances.crowd)
+        boxes = scaled(instances.boxes[objects].astype(np.float32), stored, size)
+        filled = fill_slots(boxes, instances.labels[objects], self.slots)
+        if self.mask_side and instances.segments is not None:
+            segments = [instances.segments[each] for each in objects[largest(boxes, self.slots)]]
+            places = Draws(False, None, size).nearest(*stored)
+            filled |= mask_slots(segments, stored, *places, self.slots, self.mask_side)
         return arrays | filled | {"index": np.array(instances.index, np.int32)}
 
     def groups(self, source: DetectionSource) -> list[np.ndarray]:
@@ -79,6 +88,7 @@ def resized_image(image: np.ndarray, options: Options) -> dict[str, np.ndarray]:
 def make_host(config: FrozenConfigDict) -> DetectionHost:
     """Returns the transforms of a config."""
     augment = config.augment
+    mask_side = mask_side_of(config)
     train = Augmentation(
         canvases_of(config),
         short_sides=tuple(augment.short_sides),
@@ -88,5 +98,11 @@ def make_host(config: FrozenConfigDict) -> DetectionHost:
         crop_short_sides=tuple(augment.crop_short_sides),
         crop_range=tuple(augment.crop_range),
         slots=config.data.max_boxes,
+        mask_side=mask_side,
     )
-    return DetectionHost(train, options_of(config), config.data.max_boxes)
+    return DetectionHost(train, options_of(config), config.data.max_boxes, mask_side)
+
+
+def mask_side_of(config: FrozenConfigDict) -> int:
+    """Returns the number of cells along each axis of the mask of an object; 0 for a detector without masks."""
+    return config.data.mask_side if config.head.name in MASKS else 0

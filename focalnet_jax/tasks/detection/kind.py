@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 from focalnet_jax.convert.load_detector import is_detector, read_detector_start
 from focalnet_jax.convert.start import Start
 from focalnet_jax.convert.start import read_start as read_start_of_focalnet
+from focalnet_jax.settings.detection import MASKS
 from focalnet_jax.tasks.dense import choose_by_classes
 from focalnet_jax.tasks.detection.predictor import load_predictor as load_predictor
 from focalnet_jax.tasks.detection.sources import DetectionSource, open_detection_source
@@ -21,7 +22,7 @@ _CANVAS = (800, 1344)  # height and width in pixels that hold the images of the 
 
 def open_examples(config: FrozenConfigDict) -> DetectionSource:
     """Returns the images with objects to train on."""
-    return open_detection_source(config.data, config.data.train_split, training=True)
+    return open_detection_source(config.data, config.data.train_split, training=True, masks=config.head.name in MASKS)
 
 
 def choose(config: FrozenConfigDict, start: Start | None, source: DetectionSource | None) -> dict[str, Any]:

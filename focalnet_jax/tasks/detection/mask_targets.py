@@ -20,7 +20,7 @@ def mask_targets(
     their crop, and otherwise as exact as the reduced mask.
 
     Args:
-      masks: crops of the masks of N objects, `[N, M, M / 8]` uint8, see `crops.pack`.
+      masks: crops of the masks of N objects, `[N, M, M / 8]` uint8, see `mask_crops.packed_crop`.
       frames: x1, y1, x2 and y2 in pixels of the rectangle of each crop, `[N, 4]`, whole numbers.
       objects: slot of the object of each RoI, `[R]`.
       rois: boxes of the RoIs in pixels, `[R, 4]`.

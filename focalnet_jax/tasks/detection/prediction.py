@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from focalnet_jax.data.cutouts import Cutout, encode_cutout
 from focalnet_jax.data.drawing import at_least
-from focalnet_jax.tasks.detection.figures import draw_detections
+from focalnet_jax.tasks.detection.figures import Drawn, draw_objects
 
 _LEAST_SIDE, _MOST_SIDE = 240, 4096  # pixels of an enlarged image, so that names can be read
 
@@ -22,6 +24,8 @@ class DetectionPrediction:
       boxes: `[n, 4]` float32 in pixels of the image, the highest score first.
       classes: class of each box, `[n]`.
       confidences: score of each box in [0, 1], `[n]`.
+      masks: pixels of each object, or None for a detector without masks.
+      size: height and width of the image in pixels.
       labels: full names of the K classes.
       names: short and distinct names of the classes.
       colours: colours of the classes, `[K, 3]` uint8.
@@ -32,6 +36,8 @@ class DetectionPrediction:
     boxes: np.ndarray
     classes: np.ndarray
     confidences: np.ndarray
+    masks: Sequence[Cutout] | None
+    size: tuple[int, int]
     labels: tuple[str, ...]
     names: tuple[str, ...]
     colours: np.ndarray
@@ -49,13 +55,15 @@ class DetectionPrediction:
         """Returns `objects`, a list of objects with `label`, `class`, `score` and `box`, the highest score first.
 
         `box` is x1, y1, x2, y2 in pixels of the image. All detections are listed, also those that are not drawn.
+        With masks, `segmentation` is COCO's compressed run-length encoding, an object with `size` and `counts`.
         """
         found = zip(self.boxes.tolist(), self.classes.tolist(), self.confidences.tolist(), strict=True)
-        return {
-            "objects": [
-                {"label": self.labels[each], "class": each, "score": score, "box": box} for box, each, score in found
-            ]
-        }
+        objects: list[dict[str, Any]] = [
+            {"label": self.labels[each], "class": each, "score": score, "box": box} for box, each, score in found
+        ]
+        for entry, mask in zip(objects, self.masks or (), strict=False):
+            entry["segmentation"] = encode_cutout(mask, self.size)
+        return {"objects": objects}
 
     def scores(self) -> dict[str, float]:
         """Returns the highest score of each class, the highest first, by its short name."""
@@ -65,12 +73,13 @@ class DetectionPrediction:
         return dict(list(best.items())[: self.most])
 
     def draw(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image `[H, W, 3]` uint8 with boxes, names and scores. A small image is enlarged."""
+        """Returns the image `[H, W, 3]` uint8 with boxes, masks, names and scores. A small image is enlarged."""
         enlarged = at_least(_LEAST_SIDE, image, _MOST_SIDE)
-        kept = self.confidences >= self.shown
+        kept = np.flatnonzero(self.confidences >= self.shown)
         factor = enlarged.shape[1] / image.shape[1]
-        found = self.boxes[kept], self.classes[kept], self.confidences[kept]
-        return draw_detections(enlarged, *found, self.names, self.colours, factor)
+        masks = None if self.masks is None else [self.masks[each] for each in kept]
+        found = Drawn(self.boxes[kept], self.classes[kept], self.confidences[kept], masks)
+        return draw_objects(enlarged, found, self.names, self.colours, factor)
 
     def files(self) -> dict[str, bytes]:
         """Returns an empty dict: a detection has no further images."""

@@ -21,11 +21,13 @@ from focalnet_jax.data.class_lists import output_names, short_names
 from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.palette import class_colours
+from focalnet_jax.data.paste import paste_cutout
 from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_config
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.model.jitted import jitted
 from focalnet_jax.tasks.detection.evaluated import padded_with_zeros
+from focalnet_jax.tasks.detection.figures import Drawn
 from focalnet_jax.tasks.detection.host import resized_image
 from focalnet_jax.tasks.detection.method import Method
 from focalnet_jax.tasks.detection.methods import method_of
@@ -99,8 +101,8 @@ class Detector:
         """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
         return normalize(images, self.preprocessing.normalization)
 
-    def detections(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns boxes `[n, 4]`, classes `[n]` and scores `[n]` in an image `[H, W, 3]` uint8, the best first.
+    def detections(self, image: np.ndarray) -> Drawn:
+        """Returns boxes, classes, scores and masks of the objects in an image `[H, W, 3]` uint8, the best first.
 
         Raises:
           RunFailedError: an output is NaN or infinite.
@@ -110,16 +112,21 @@ class Detector:
         if not finite:
             raise RunFailedError("the outputs are NaN or infinite; the weights may have diverged: use other weights")
         boxes, scores, labels = (np.asarray(each[0]) for each in (found.boxes, found.scores, found.labels))
-        used = labels >= 0
-        return boxes[used], labels[used], scores[used]
+        used, masks = labels >= 0, None
+        if found.masks is not None:
+            pairs = zip(np.asarray(found.masks[0])[used], boxes[used], strict=True)
+            masks = [paste_cutout(mask, box, image.shape[:2]) for mask, box in pairs]
+        return Drawn(boxes[used], labels[used], scores[used], masks)
 
     def predictions(self, images: Sequence[np.ndarray], topk: int = 5) -> list[DetectionPrediction]:
         """Returns the prediction for each image `[H, W, 3]` uint8. Raises the errors of `detections`."""
         colours = class_colours(len(self.labels))
-        return [
-            DetectionPrediction(*self.detections(image), self.labels, self.names, colours, _SHOWN, topk)
-            for image in images
-        ]
+        predictions = []
+        for image in images:
+            found = self.detections(image)
+            arrays = found.boxes, found.labels, found.scores, found.masks, image.shape[:2]
+            predictions.append(DetectionPrediction(*arrays, self.labels, self.names, colours, _SHOWN, topk))
+        return predictions
 
     def activations(self, images: jax.Array, topk: int) -> list[Activation]:
         """Returns an empty list: detection has no class activation maps."""

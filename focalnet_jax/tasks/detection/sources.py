@@ -51,7 +51,7 @@ class DetectionSource(Protocol):
 
 
 def open_detection_source(
-    data: ConfigDict | FrozenConfigDict, split: str, *, training: bool = False
+    data: ConfigDict | FrozenConfigDict, split: str, *, training: bool = False, masks: bool = False
 ) -> DetectionSource:
     """Opens a split of the images with objects that a config's `data` section describes.
 
@@ -59,10 +59,22 @@ def open_detection_source(
       data: `source` (one of `SOURCES`), `path`, `cache`, `train_split`, `annotations`, `images` and `min_side`.
       split: name of the split.
       training: whether to leave out images without objects, and images with a side shorter than `min_side`.
+      masks: whether the masks of the objects are needed. Images for training must have them.
 
     Raises:
-      UserError: the source is unknown or cannot be opened.
+      UserError: the source is unknown or cannot be opened, or lacks masks.
     """
+    source = _open(data, split, training, masks)
+    if training and masks and not source.has_masks:
+        raise UserError(
+            f"split {split} of data.source={data.source} has no masks, which config.head.name needs: give data with "
+            "segmentation, or another head.name"
+        )
+    return source
+
+
+def _open(data: ConfigDict | FrozenConfigDict, split: str, training: bool, masks: bool) -> DetectionSource:
+    """Returns the source that `open_detection_source` describes."""
     name, path = data.source, data.path
     chosen = [None if each is None else each[split != data.train_split] for each in (data.annotations, data.images)]
     given = {"path": path, "annotations": data.annotations, "images": data.images}
@@ -85,7 +97,7 @@ def open_detection_source(
         from focalnet_jax.tasks.detection.nuclei import Nuclei
 
         return Nuclei(split)
-    options = {"training": training, "min_side": data.min_side, "masks": False}
+    options = {"training": training, "min_side": data.min_side, "masks": masks}
     if name == "coco":
         from focalnet_jax.data.coco.folder import LAYOUT, CocoFolder
 

@@ -28,8 +28,8 @@ from focalnet_jax.settings import detection as settings
 from focalnet_jax.tasks.dense import check_same_classes, normalization_keys, note_normalization
 from focalnet_jax.tasks.detection.classes import match_source
 from focalnet_jax.tasks.detection.evaluated import AveragePrecision, padded_with_zeros
-from focalnet_jax.tasks.detection.figures import training_figure
-from focalnet_jax.tasks.detection.host import DetectionHost, make_host
+from focalnet_jax.tasks.detection.figures import objects_of, training_figure
+from focalnet_jax.tasks.detection.host import DetectionHost, make_host, mask_side_of
 from focalnet_jax.tasks.detection.methods import method_of
 from focalnet_jax.tasks.detection.options import canvases_of, options_of
 from focalnet_jax.tasks.detection.sources import DetectionSource, open_detection_source
@@ -68,7 +68,8 @@ class Detection:
         Raises:
           UserError: evaluation examples cannot be opened, or the data has more classes than the model.
         """
-        opened = {MAIN: open_detection_source(config.data, config.data.eval_split) if evaluated else None}
+        masks = config.head.name in settings.MASKS
+        opened = {MAIN: open_detection_source(config.data, config.data.eval_split, masks=masks) if evaluated else None}
         for each in (source, *opened.values()):
             if each is not None:
                 check_class_count(each, config.model.num_classes)
@@ -165,7 +166,7 @@ class Detection:
 
     def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns the arrays of `Augmentation.apply`, or of `DetectionHost.eval_example`, for a landscape image."""
-        canvas, slots = canvases_of(self.config), self.config.data.max_boxes
+        canvas, slots, side = canvases_of(self.config), self.config.data.max_boxes, mask_side_of(self.config)
 
         def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
@@ -177,6 +178,8 @@ class Detection:
             "labels": array(jnp.int32, slots),
             "excess": array(jnp.int32),
         }
+        if side:
+            spec |= {"masks": array(jnp.uint8, slots, side, side // 8), "frames": array(jnp.float32, slots, 4)}
         return spec | ({"scale": array(jnp.float32, 4), "index": array(jnp.int32)} if evaluated else {})
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> nnx.Module:
@@ -216,13 +219,12 @@ class Detection:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, Any], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch with its boxes and names, and the number of objects."""
+        """Returns the image at `index` of a prepared batch with its objects and their names, and their number."""
         how = self._normalization
         image = np.asarray(batch["image"][index])
         pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
-        labels = np.asarray(batch["labels"][index])
-        boxes, labels = np.asarray(batch["boxes"][index])[labels >= 0], labels[labels >= 0]
+        objects = objects_of(batch, index)
         names = tuple(short_names(self.source.class_names))
         height, width = np.asarray(batch["size"][index])
-        caption = f"{len(labels)} object{'s' * (len(labels) != 1)}, {height}x{width}"
-        return training_figure(pixels, boxes, labels, names, class_colours(len(names))), [caption]
+        caption = f"{len(objects.labels)} object{'s' * (len(objects.labels) != 1)}, {height}x{width}"
+        return training_figure(pixels, objects, names, class_colours(len(names))), [caption]
