@@ -2,15 +2,27 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from focalnet_jax.config import default_config
 from focalnet_jax.data.cutouts import Cutout
 from focalnet_jax.data.mask_crops import packed_crop
 from focalnet_jax.data.palette import class_colours
+from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.data.segments import bitmap
+from focalnet_jax.ops.nms import Detections
+from focalnet_jax.tasks.detection.canvases import Canvases
+from focalnet_jax.tasks.detection.composites import DigitComposites
+from focalnet_jax.tasks.detection.evaluated import AveragePrecision
 from focalnet_jax.tasks.detection.figures import Drawn, comparison_figure, draw_masks, draw_objects, objects_of
+from focalnet_jax.tasks.detection.host import DetectionHost
+from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.detection.prediction import DetectionPrediction
+from focalnet_jax.tasks.detection.predictor import Detector
 
 GREY = np.full((60, 80, 3), 100, np.uint8)
 RED, BLUE = np.uint8([200, 0, 0]), np.uint8([0, 0, 200])
@@ -104,3 +116,59 @@ def test_predictions_have_encodings_of_their_masks_and_draw_them():
     assert changed[40:76, 80:116].any()
     changed[40:76, 80:116] = False
     assert not changed.any()  # scores below 30 % are not drawn
+
+
+class Fixed:
+    """A `Method` that detects two objects, and a place without one."""
+
+    def detect(self, model, batch):
+        """Returns boxes in pixels of the stored image."""
+        boxes = jnp.array([[20.0, 10, 48, 38], [60, 30, 80, 60], [0, 0, 0, 0]])
+        rows = jnp.arange(28)[:, None] < 14
+        masks = jnp.stack([jnp.broadcast_to(rows, (28, 28)), jnp.ones((28, 28)), jnp.ones((28, 28))])
+        found = boxes, jnp.array([0.9, 0.6, 0]), jnp.array([1, 0, -1]), jnp.int32(0), jnp.array(True), masks
+        return Detections(*(jnp.asarray(each)[None] for each in found))
+
+
+def test_a_predictor_resamples_masks_to_the_stored_image():
+    config = default_config("detection")
+    names = "cat", "dog"
+    options = Options(box=(160, 120), exact=True)  # the image is enlarged
+    predictor = Detector(nnx.Module(), names, from_config(config.data), options, Fixed())
+    [found] = predictor.predictions([GREY])
+    assert found.size == (60, 80)
+    assert len(found.masks) == 2
+    expected = np.zeros((60, 80))
+    expected[10:24, 20:48] = 1
+    np.testing.assert_array_equal(found.masks[0].bitmap((60, 80)), expected)
+    first, second = found.json()["objects"]
+    np.testing.assert_array_equal(bitmap(first["segmentation"], (60, 80)), expected)
+    assert bitmap(second["segmentation"], (60, 80)).sum() == 20 * 30
+    assert found.line() == "1 dog, 1 cat"
+
+
+def test_figures_of_a_run_have_masks_of_detections_and_of_objects():
+    source = DigitComposites("val")
+    made = DetectionHost(None, Options(box=(128, 128), canvases=Canvases(128, 128)), 8, 112).eval_example(source[2])
+    batch = {name: np.stack([each] * 2) for name, each in made.items()}
+    without = {name: each for name, each in batch.items() if name not in ("masks", "frames")}
+
+    class Two(Fixed):
+        def detect(self, model, batch):
+            return jax.tree.map(lambda each: jnp.repeat(each, 2, axis=0), super().detect(model, batch))
+
+    class Boxes(Two):
+        def detect(self, model, batch):
+            return super().detect(model, batch)._replace(masks=None)
+
+    def figure(method, batch):
+        evaluation = AveragePrecision(source, method, Options())
+        return evaluation.draw(jax.tree.map(np.asarray, evaluation.predict(None, batch)), 1)
+
+    boxes, masks, both = figure(Boxes(), without), figure(Two(), without), figure(Two(), batch)
+    middle = boxes.shape[1] // 2
+    assert boxes.shape == masks.shape == both.shape
+    assert (boxes != masks)[:, :middle].any()
+    assert not (boxes != masks)[:, middle:].any()
+    assert not (masks != both)[:, :middle].any()
+    assert (masks != both)[:, middle:].any()
