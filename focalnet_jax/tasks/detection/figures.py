@@ -120,6 +120,8 @@ def draw_objects(
 ) -> np.ndarray:
     """Returns an image `[H, W, 3]` uint8 with objects in the colours of their classes, with names and scores.
 
+    Objects without scores have no names if there is only one class, because the names would only hide objects.
+
     Args:
       image: the image.
       objects: the objects.
@@ -130,6 +132,8 @@ def draw_objects(
     texts, chosen = [names[label] for label in objects.labels], colours[objects.labels]
     if objects.scores is not None:
         texts = [f"{text} {score:.0%}" for text, score in zip(texts, objects.scores, strict=True)]
+    elif len(names) == 1:
+        texts = [""] * len(texts)
     if objects.masks is not None:
         image = draw_masks(image, objects.masks, chosen, factor=factor)
     return draw_boxes(image, objects.boxes, texts, chosen, factor=factor)
