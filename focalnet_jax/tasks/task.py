@@ -162,6 +162,13 @@ class Task(Protocol):
         `keys` `[B]` are PRNG keys for dropout, one per example.
         """
 
+    def counts(self, model: nnx.Module, batch: Any, keys: jax.Array) -> jax.Array | None:
+        """Returns means over the examples of a batch that `loss` divides by and that depend on the model, or None.
+
+        With micro-batches, `loss` receives the means over the whole batch as `counts` in the batch. To compute them,
+        the trainer calls this method before, with the arguments of `loss`.
+        """
+
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the input of the backbone for an evaluation batch: normalized images `[B, H, W, 3]` float32."""
 

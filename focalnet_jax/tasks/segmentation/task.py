@@ -247,6 +247,9 @@ class Segmentation:
             loss = decode + self.config.head.auxiliary_weight * parts["auxiliary_loss"]
         return loss, parts
 
+    def counts(self, model: nnx.Module, batch: Any, keys: jax.Array) -> None:
+        """Returns None: no loss is divided by numbers that depend on the model."""
+
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the normalized images `[B, H, W, 3]` float32 of a batch."""
         return normalize(batch["image"], from_config(self.config.data).normalization)
