@@ -59,7 +59,7 @@ def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[
       which: the name or stem of a file, such as "model_1". Any other value selects a model within a file.
 
     Returns:
-      The path to read, the selection that remains to be made within that file, and notes on the choice.
+      The path to read; `which` if it selects a model within that file, otherwise None; and notes on the choice.
 
     Raises:
       UserError: see `weights_in`.
