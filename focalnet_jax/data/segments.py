@@ -142,7 +142,7 @@ def _points(polygon: Any, change: Any) -> np.ndarray:
 
 
 def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """Returns a run-length encoding in compressed bytes."""
+    """Returns a run-length encoding whose counts are COCO's compressed text, as bytes."""
     from hotcoco import mask  # see `bitmap`
 
     counts = segment["counts"]
@@ -152,7 +152,10 @@ def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
 
 
 def compressed_counts(text: bytes) -> list[int]:
-    """Returns the lengths of the runs of COCO's compressed text: numbers in groups of five bits, as differences.
+    """Returns the lengths of runs that COCO's compressed text encodes.
+
+    A character has five bits of a number. From the fourth length on, the number is the difference from the length two
+    places before.
 
     Raises:
       UnreadableSegmentError: the text is cut short or contains other characters.

@@ -125,7 +125,7 @@ def _other(entry: Any, name: str | Path) -> tuple[Any, ...]:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Context manager in which the collector, which would visit millions of new objects again and again, is off."""
+    """Context manager that disables the garbage collector, which would visit millions of new objects repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
