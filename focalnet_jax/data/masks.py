@@ -151,7 +151,7 @@ def _classes_of(numbers: np.ndarray, coding: MaskCoding, palette: np.ndarray | N
 
 @numba_compiled
 def _translate(numbers, meaning, classes, occurs):  # pragma: no cover - compiled
-    """Translates `numbers` `[N]` to `classes` `[N]` by the table `meaning` `[256]`; marks them in `occurs` `[256]`."""
+    """Translates `numbers` `[N]` to `classes` `[N]` by the table `meaning` `[256]`, and sets `occurs` `[256]`."""
     for i in range(numbers.size):
         number = numbers[i]
         classes[i] = meaning[number]

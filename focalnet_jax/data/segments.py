@@ -93,7 +93,7 @@ def problem_of_polygon(polygon: Any) -> str:
 
 
 def resized_segment(segment: Segment, old: Size, new: Size) -> Segment:
-    """Returns a segment of an image that is resized from height and width `old` to `new`.
+    """Returns a segment after its image is resized from height and width `old` to `new`.
 
     Polygons are scaled; a run-length encoding takes the nearest pixels, like OpenCV's INTER_NEAREST.
     """
@@ -113,7 +113,7 @@ def resized_bitmap(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def mirrored_segment(segment: Segment, size: Size) -> Segment:
-    """Returns a segment of an image of height and width `size` that is mirrored left to right."""
+    """Returns a segment after its image, of height and width `size`, is mirrored left to right."""
     if isinstance(segment, Mapping):
         return encode_bitmap(bitmap(segment, size)[:, ::-1])
     return [_points(polygon, lambda points: points * (-1, 1) + (size[1], 0)) for polygon in segment]

@@ -94,7 +94,7 @@ def as_entry(fields: Sequence[Any]) -> dict[str, Any]:
 
 
 def _compact(entry: dict[str, Any]) -> Any:
-    """Returns an annotation as a tuple with compact polygons, and other objects as they are."""
+    """Returns an annotation as a tuple with compact polygons, and any other JSON object unchanged."""
     if "image_id" not in entry:
         return entry
     segments = entry.get("segmentation")

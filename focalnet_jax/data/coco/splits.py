@@ -1,4 +1,4 @@
-"""The images of a split that are used, and its content as a COCO file."""
+"""Selects the images of a split to use, and converts annotations to the content of a COCO file."""
 
 from __future__ import annotations
 
