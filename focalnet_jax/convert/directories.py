@@ -90,7 +90,11 @@ def _model(stem: str) -> str:
 
 
 def _deepspeed(folder: Path) -> Path | None:
-    """Returns the model file of a DeepSpeed checkpoint, or None for other folders."""
+    """Returns the model file of a DeepSpeed checkpoint, or None for other folders.
+
+    Raises:
+      UserError: the checkpoint stores the model in parts, which must be merged first.
+    """
     latest = folder / "latest"
     tag = latest.read_text(errors="replace").strip() if latest.is_file() and latest.stat().st_size < 1000 else ""
     named = [folder / tag] if tag and "/" not in tag and tag not in (".", "..") else []

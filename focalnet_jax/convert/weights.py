@@ -57,7 +57,7 @@ class Weights:
     def warn(self, path: str | Path) -> None:
         """Warns of every decision about the weights at `path`.
 
-        The warnings have the line in which the function that calls `warn` was called.
+        The warnings refer to the code that calls the caller of this method, such as the code that calls `load_model`.
         """
         for decision in self.decisions:
             warnings.warn(f"{path}: {decision}", stacklevel=3)
