@@ -85,7 +85,7 @@ class Segmenter:
         return abstract_upernet(config, heads, np.dtype(self.backbone.dtype).name)
 
     def outputs(self, model: UPerNet, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, h, w, K]` float32 for normalized images `[B, h, w, 3]`, resized to their size."""
+        """Returns logits `[B, h, w, K]` float32, resized to the size of the normalized images `[B, h, w, 3]`."""
         return bilinear(model(images), images.shape[1:3])
 
     @cached_property
