@@ -259,7 +259,7 @@ class Segmentation:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch beside the same image with its classes, above a legend.
+        """Returns the image at `index` of a prepared batch next to the same image with its classes, above a legend.
 
         Padding is drawn in the mean colour, with stripes like all ignored pixels. The caption states the number of
         classes and the fraction of ignored pixels.
