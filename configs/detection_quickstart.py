@@ -7,9 +7,11 @@ Variants: none; nuclei; smoke.
 Command: pip install --no-deps deepforest==2.1.0 stardist==0.9.2
     python train.py --config configs/detection_quickstart.py --workdir runs/trees
     python train.py --config configs/detection_quickstart.py:nuclei --workdir runs/nuclei
-Hardware: any. Cost: 10 minutes of CPU time.
+Hardware: any. Cost: 10 minutes of CPU time; nuclei 3.
 Target: none published for a model of this size; fresh weights have an AP50 below 1.
 Obtained: box AP 10.4 and AP50 34.9 after 700 steps, in one run; its evaluations after step 300 had AP50 34.4 to 38.2.
+    nuclei: box AP 56.5, mask AP 53.9 after 300 steps, in one run, on the right quarter of the picture, which is not
+    trained on.
 """
 
 from configs import atss_coco, mask_rcnn_coco

@@ -106,8 +106,8 @@ class RPN:
         """Returns the proposals of each image. Gradients do not pass through them.
 
         Args:
-          logits: of each level, `[B, h, w, A]`.
-          deltas: of each level, `[B, h, w, A, 4]`.
+          logits: logits of each level, `[B, h, w, A]`.
+          deltas: deltas of each level, `[B, h, w, A, 4]`.
           sizes: heights and widths of the images without padding, `[B, 2]`.
           anchors: the anchors.
           candidates: boxes per level before non-maximum suppression.
@@ -134,7 +134,12 @@ def weights_of(samples: Samples) -> jax.Array:
 
 
 def delta_losses(differences: jax.Array, smooth: float) -> jax.Array:
-    """Returns sums `[...]` over the four deltas of absolute differences `[..., 4]`, quadratic below `smooth`."""
+    """Returns the smooth L1 loss of each box, `[...]`, summed over its four deltas.
+
+    Args:
+      differences: differences of deltas, `[..., 4]`.
+      smooth: differences below this number are quadratic; 0 means L1.
+    """
     absolute = jnp.abs(differences)
     if smooth:
         absolute = jnp.where(absolute < smooth, 0.5 * differences**2 / smooth, absolute - 0.5 * smooth)
