@@ -134,6 +134,8 @@ def released_name(config: FocalNetConfig) -> str | None:
 def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | None = None) -> bool:
     """Returns whether `config` computes the same outputs as a released variant, or as it with some options replaced."""
     variant = variant_config(name)
+    if len(variant.depths) != len(config.depths):  # `replaced` may have one value per stage
+        return False
     return any(
         all(_value(known, key) == _value(config, key) for key in (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS))
         for known in (variant, dataclasses.replace(variant, **replaced or {}))
