@@ -21,8 +21,8 @@ from focalnet_jax.storage.cached import CACHE
 def default_config(task: str = "classification") -> ConfigDict:
     """Returns the default config of a task, which has all of its keys.
 
-    None means not set; the comment next to a key describes this case. Keys in `auto_keys` can be chosen
-    automatically, see `focalnet_jax.training.resolve`: they are "auto", or None if they are numbers.
+    None means not set; the comment next to a key describes this case. For a key in `auto_keys`, the value "auto" (or
+    None) means that the value is chosen automatically, see `focalnet_jax.training.resolve`.
     """
     config = ConfigDict()
     config.task = task  # name of the task, which adds its own keys

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     if flags.results is not None and not settings_of(config.task).RECORDS:
         raise UserError(f"--results: config.task={config.task} has no format of predictions; leave --results out")
     if flags.results is not None and not flags.results.absolute().parent.is_dir():
-        raise UserError(f"--results {flags.results}: there is no folder {flags.results.parent}; make it first")
+        raise UserError(f"--results {flags.results}: there is no folder {flags.results.parent}; create it first")
     # These imports take seconds, so mistakes in flags are reported first.
     from focalnet_jax.system.loading import loading
 

@@ -61,7 +61,7 @@ def by_pattern(rules: Sequence[tuple[str, Any]], tree: Any, key: str) -> dict[st
     """Returns the values of the parameters that match a pattern, by path name.
 
     Args:
-      rules: pairs of a regular expression and a value for the parameters in whose path names it is found.
+      rules: pairs of a regular expression and a value. A parameter matches if the expression is found in its path name.
       tree: the parameters.
       key: config key of the rules, for messages.
 

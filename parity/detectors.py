@@ -171,6 +171,8 @@ def _atss(config: FocalNetConfig, classes: int, channels: int, convs: int, *, ca
     return dict(
         type="ATSS",
         bbox_head=head,
+        # mmdetection 3 selects `nms_pre` pairs of an anchor and a class, 2.11 anchors: here, both select all.
+        test_cfg=ConfigDict(nms_pre=100_000, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100),
         **_backbone_and_neck(config, 1, channels, start_level=0, add_extra_convs="on_output", num_outs=5),
     )
 

@@ -14,9 +14,8 @@ from flax import nnx
 
 from focalnet_jax.data.mask_crops import packed_crop
 from focalnet_jax.parameters import named_leaves
-from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNMethod, Sampling
+from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNMethod, Sampling, sampling_keys
 from focalnet_jax.tasks.detection.options import Options
-from focalnet_jax.tasks.detection.regions import candidates, regions_of
 from focalnet_jax.tasks.detection.rpn import RPN, Proposals
 from focalnet_jax.tasks.detection.sparse_rcnn import SparseRCNNMethod
 from parity.detector_errors import CLASSES, CONFIG, OPTIONS, by_our_names
@@ -187,20 +186,18 @@ def _ours(
         prepared = batch | method.prepare(batch, key)
         maps = model.maps(batch["image"])
         parts = method.rpn_losses(model.rpn(maps), prepared)
-        return method.stage_losses(model, maps, prepared, proposals, keys, parts, train=True)
+        passes = method.passes(model, maps, batch, proposals, keys)
+        counts = jnp.stack([jnp.array([done.regions.used.sum(), done.regions.positive.sum()]) for done in passes])
+        return method.stage_losses(model, maps, prepared, passes, counts / len(SIZES), parts)
 
     def orders(params: Any, statistics: Any, batch: Any, proposals: Proposals) -> Any:
         model, found = nnx.merge(graph, params, statistics), []
-        maps = model.maps(batch["image"])
-        for number, stage in enumerate(method.stages):
-            boxes, matched = candidates(batch, proposals, stage.thresholds)
-            draws = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-            numbers = jax.vmap(lambda each, like=matched[0]: jax.random.uniform(each, like.shape))(draws)
-            used = jnp.concatenate([batch["labels"] >= 0, proposals.used], axis=1)
-            found.append((numbers, used))
-            samples = method.sampled(matched, draws)
-            regions = regions_of(boxes, samples, batch, CLASSES)
-            _, proposals = method.stage(model, maps, batch, regions, samples, number, train=True)
+        draws = sampling_keys(keys, len(SIZES))
+        for number, done in enumerate(method.passes(model, model.maps(batch["image"]), batch, proposals, keys)):
+            used = jnp.concatenate([batch["labels"] >= 0, done.proposals.used], axis=1)
+            each = jax.vmap(jax.random.fold_in, (0, None))(draws, number)
+            count = used.shape[1]
+            found.append((jax.vmap(lambda key, count=count: jax.random.uniform(key, (count,)))(each), used))
         return found
 
     (_, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, statistics, batch, proposals)

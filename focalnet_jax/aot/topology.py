@@ -1,4 +1,4 @@
-"""Describes absent devices to JAX, in as much detail as its compilers need."""
+"""Describes absent devices to JAX, with the properties that its compilers need."""
 
 from __future__ import annotations
 

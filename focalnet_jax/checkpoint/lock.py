@@ -214,7 +214,7 @@ _SINCE = time.time()
 def _begun(pid: int) -> str | None:
     """Returns the start time of a process, or None if it has ended.
 
-    The start time tells apart processes with the same pid. It is a number of system ticks, or "" where it is unknown.
+    The start time distinguishes processes with the same pid. It is a number of system ticks, or "" where it is unknown.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

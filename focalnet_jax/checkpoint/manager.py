@@ -295,7 +295,7 @@ class Checkpoints:
         return RunFailedError(f"cannot write checkpoint {self._folder}/{step}: {why}; {self.describe_newest()}")
 
     def _newest_complete(self) -> int | None:
-        """Returns the newest complete step; for a bucket, which may not answer, without a request."""
+        """Returns the newest complete step. Sends no request to a bucket, because the bucket may not answer."""
         return self._sealed if is_bucket(self._folder) else newest_step(self._folder, complete=True)
 
     def _step(self, step: int) -> AnyPath:

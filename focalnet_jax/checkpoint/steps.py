@@ -220,7 +220,7 @@ def remove_leftovers(folder: AnyPath) -> None:
 def is_partial(step: AnyPath) -> bool:
     """Returns whether a folder is a step in a bucket that was partly written by Orbax, or partly deleted.
 
-    Such a step has no manifest. On a disk, the names of such folders tell.
+    Such a step has no manifest. On a disk, the result is False, because Orbax gives such folders other names.
     """
     if not is_bucket(step) or not is_step(step):
         return False

@@ -241,8 +241,8 @@ def reading(checkpoint: AnyPath) -> Iterator[None]:
 
     Raises:
       UserError: there is no permission to read the checkpoint.
-      RunFailedError: the checkpoint is damaged. In a bucket, where its digests have just been verified, it cannot be
-        read.
+      RunFailedError: a checkpoint on a disk is damaged, or a checkpoint in a bucket cannot be read. The latter does not
+        count as damaged, because its digests have just been verified.
     """
     try:
         with quiet():

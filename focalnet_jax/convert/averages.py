@@ -1,4 +1,4 @@
-"""Separates the averaged weights that mmcv's EMAHook stores beside the other weights, as in mmsegmentation 0.x.
+"""Separates the averaged weights that mmcv's EMAHook stores with the other weights, as in mmsegmentation 0.x.
 
 The average of `backbone.norm0.weight` is `ema_backbone_norm0_weight`, in the same state dict.
 """
@@ -13,11 +13,14 @@ _FLAT = re.compile(r"(?P<scope>(?:.*\.)?)ema_[^.]+")
 
 
 def separate_average(tensors: Tensors, which: str | None) -> tuple[Tensors, str | None]:
-    """Returns the tensors that `which` selects, without the others, and the selection that remains to be made.
+    """Returns the tensors of a file without the averages, or with each average in place of the original tensor.
 
     Args:
       tensors: all tensors of a file.
-      which: "ema" for the average. Any other value is returned unchanged.
+      which: "ema" to use the averages.
+
+    Returns:
+      The tensors; and None if the averages are used, otherwise `which`, which may select a model of the file.
     """
     scopes = {match["scope"] for match in map(_FLAT.fullmatch, tensors) if match}
     averages = {}

@@ -72,8 +72,8 @@ def class_names_of(lists: ClassLists, count: int) -> tuple[tuple[str, ...] | Non
     Lists of a different length belong to something else and are ignored.
 
     Returns:
-      The class names and a note for the user. None and "" if no list fits. `()`, for unknown names, and a note if
-      several lists fit but differ.
+      The class names, and a note for the user. If no list fits, the names are None and the note is "". If several
+      lists fit but differ, the names are `()`, which means unknown, and the note names the lists.
     """
     placeholders = tuple(f"LABEL_{number}" for number in range(count))
     fitting = {place: names for place, names in lists.items() if len(names) == count and names != placeholders}

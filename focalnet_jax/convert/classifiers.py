@@ -102,7 +102,7 @@ def _left(
     chosen: Candidate,
     source: str,
 ) -> FoundClassifier:
-    """Returns no classifier, with a note on a module that was left out and the reason, if any.
+    """Returns a result without a classifier, with a note if a module was left out and why.
 
     Raises:
       UserError: the backbone has a classifier, and another module could also be the classifier.

@@ -59,7 +59,7 @@ def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[
       which: the name or stem of a file, such as "model_1". Any other value selects a model within a file.
 
     Returns:
-      The path to read, the selection that remains to be made within that file, and notes on the choice.
+      The path to read; `which` if it selects a model within that file, otherwise None; and notes on the choice.
 
     Raises:
       UserError: see `weights_in`.
@@ -90,7 +90,11 @@ def _model(stem: str) -> str:
 
 
 def _deepspeed(folder: Path) -> Path | None:
-    """Returns the model file of a DeepSpeed checkpoint, or None for other folders."""
+    """Returns the model file of a DeepSpeed checkpoint, or None for other folders.
+
+    Raises:
+      UserError: the checkpoint stores the model in parts, which must be merged first.
+    """
     latest = folder / "latest"
     tag = latest.read_text(errors="replace").strip() if latest.is_file() and latest.stat().st_size < 1000 else ""
     named = [folder / tag] if tag and "/" not in tag and tag not in (".", "..") else []

@@ -108,9 +108,9 @@ def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> 
 
 
 def with_exact_crop(info: WeightsInfo, own: Preprocessing | None) -> WeightsInfo:
-    """Returns `info` with `own`, the preprocessing in this package's metadata, if they differ only in rounding crops.
+    """Returns `info` with the preprocessing `own` if the two preprocessings differ only in the rounding of crops.
 
-    The files of timm and transformers cannot express this rounding.
+    `own` is from this package's metadata. The files of timm and transformers cannot express this rounding.
     """
     if own is None or info.preprocessing is None or not own.same_except_rounding(info.preprocessing):
         return info

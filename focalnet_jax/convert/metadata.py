@@ -148,8 +148,8 @@ def with_class_names(
 def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:
     """Returns `info` with the normalization by a layer in the weights file, and notes for the user.
 
-    If accompanying files specify a different normalization, the model's input is ambiguous. In this case, `refused`
-    says so.
+    If accompanying files specify a different normalization, the model's input is ambiguous. The message is then in
+    `refused`.
     """
     if layer is None:
         return info, []

@@ -126,7 +126,7 @@ def describe_plan(plan: Plan) -> list[str]:
 
 
 def _other_descriptions(plan: Plan) -> list[str]:
-    """Returns files with weights or their description that stay unchanged in the repository."""
+    """Returns the repository's files that contain or describe weights and that the upload does not replace."""
     return sorted(
         name for name in (plan.found.files if plan.found else ())
         if name in (*MODEL_FILES, *DESCRIPTIONS) and name not in plan.names

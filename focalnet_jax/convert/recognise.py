@@ -132,7 +132,7 @@ def released_name(config: FocalNetConfig) -> str | None:
 
 
 def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | None = None) -> bool:
-    """Returns whether `config` computes the same outputs as a released variant, or as it with some options replaced."""
+    """Returns whether `config` computes the same outputs as the variant `name`, with or without `replaced` options."""
     variant = variant_config(name)
     if len(variant.depths) != len(config.depths):  # `replaced` may have one value per stage
         return False
@@ -143,7 +143,7 @@ def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | 
 
 
 def _collapsed(key: str, value: Any) -> Any:
-    """Returns the single value that stands for these values per stage, or the values if no single value does."""
+    """Returns one value for all stages if it means the same as these values per stage, otherwise the values."""
     if not isinstance(value, tuple) or key == "depths":
         return value
     expected = (
@@ -241,7 +241,7 @@ def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple
 
 
 def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
-    """Returns `use_postln` from the names of norms, which only in timm depend on their position."""
+    """Returns `use_postln` from the names of norms. Only in timm do these names depend on `use_postln`."""
     if format != "timm":
         return {}
     return {"use_postln": any("norm1_post" in key for key in shapes)}

@@ -50,8 +50,8 @@ def choose(
     """Chooses one FocalNet in a file. The arguments and errors are those of `select`.
 
     Returns:
-      All tensors of the file, with values that several tensors of the file represent; the chosen FocalNet; all others;
-      and notes on the choice.
+      All tensors of the file, with pruned parameters multiplied by their masks; the chosen FocalNet; all other
+      FocalNets; and notes on the choice.
     """
     tensors, which = separate_average(multiply_masks(_unwrapped(tensors)), which)
     candidates = find_candidates([*tensors, *tensors.others])

@@ -78,9 +78,10 @@ def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, sourc
 
 
 def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
-    """Returns whether a tensor belongs to `other`, which is never the case if `other` is inside `chosen`.
+    """Returns whether a tensor belongs to the FocalNet `other`.
 
-    If `chosen` is inside `other`, only tensors with names in the format of `other` belong to `other`.
+    If `other` is inside `chosen`, no tensor belongs to it. If `chosen` is inside `other`, only tensors with names in
+    the format of `other` belong to it.
     """
     if not other.holds(name):
         return False

@@ -61,7 +61,7 @@ def heads_from_shapes(
 
     Args:
       shapes: shapes by the parameters' names in this package, at least those of kernels.
-      scales: windows of the pyramid pooling, which shapes do not determine. None: the usual ones.
+      scales: windows of the pyramid pooling, which shapes do not determine; None for the usual ones.
       place: name of the file in messages.
 
     Raises:
@@ -92,7 +92,7 @@ def variable_shapes(config: FocalNetConfig, heads: Heads) -> tuple[Any, Any]:
 
 @lru_cache(maxsize=8)
 def abstract_upernet(config: FocalNetConfig, heads: Heads, dtype: str = "float32") -> UPerNet:
-    """Returns the model without values."""
+    """Returns the model with shapes and dtypes instead of values."""
     options: dict[str, Any] = {"channels": heads.channels, "pool_scales": heads.pool_scales}
     if heads.auxiliary_channels:
         options["auxiliary_channels"] = heads.auxiliary_channels

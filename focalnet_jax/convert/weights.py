@@ -56,7 +56,10 @@ class Weights:
         return sum(leaf.size for leaf in named_leaves(self.params).values())
 
     def warn(self, path: str | Path) -> None:
-        """Warns of every decision about the weights at `path`. The warnings name the line that called the caller."""
+        """Warns of every decision about the weights at `path`.
+
+        The warnings refer to the code that calls the caller of this method, such as the code that calls `load_model`.
+        """
         for decision in self.decisions:
             warnings.warn(f"{path}: {decision}", stacklevel=3)
 

@@ -185,7 +185,7 @@ def _check_expressible(weights: Weights, format: str) -> None:
 
 
 def _file_notes(weights: Weights, format: str, destination: Path) -> tuple[str, ...]:
-    """Returns one-line notes on building the model, for options of the model that the file does not contain."""
+    """Returns one-line notes on how to build the model with the options that the file does not contain."""
     config, notes = weights.config, []
     if format == "timm" and timm_name(config, weights.name) is None:
         arguments = {"num_classes": config.num_classes, **timm_arguments(config)}

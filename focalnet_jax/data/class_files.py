@@ -23,12 +23,12 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 
     Formats:
       Text: one class per line. A line may also be `SYNSET<TAB>WORDS`; the name is then the synset id. If all lines
-        start with numbers, such as `3: cat`, which are not in ascending order, the lines are sorted by number and the
-        numbers are removed.
+        start with numbers, such as `3: cat`, and these are not in ascending order, the lines are sorted by number, and
+        the numbers are removed.
       JSON list: the names. An entry may also be `[SYNSET, WORDS]`; the name is then the synset id.
       JSON object: a mapping from numbers to names, or from names to numbers. It may be nested under the key `id2label`,
         as in a `config.json`, `label2id` or `class_to_idx`.
-      Python: a list or dict of these forms, as printed by Python.
+      Python: a list or dict with the same content, as printed by Python.
 
     Raises:
       UserError: the file cannot be read, or has a different format.

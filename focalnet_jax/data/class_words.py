@@ -16,8 +16,8 @@ _SEPARATORS = re.compile(r"[\s_\-'’.]+")
 def find_by_words(find: Callable[[str], Sequence | None], name: str) -> list:
     """Returns the matches of a class name, or else of its lemmas, which are separated by commas.
 
-    These are the matches that all lemmas have in common, or else the matches of any lemma. Lemmas without matches are
-    ignored.
+    The matches of the lemmas are the matches that all lemmas have in common. If there are none, they are the matches
+    of any lemma. Lemmas without matches are ignored.
 
     Args:
       find: function that returns the matches of a normalized name.

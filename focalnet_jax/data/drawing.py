@@ -22,7 +22,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def at_least(side: int, image: np.ndarray, most: int | None = None) -> np.ndarray:
     """Returns an image `[H, W, 3]` enlarged by repeating pixels, so that both sides have at least `side` pixels.
 
-    No side becomes longer than `most` pixels, even if the other side is shorter than `side` then.
+    No side becomes longer than `most` pixels. The other side may then stay shorter than `side` pixels.
     """
     times = -(-side // min(image.shape[:2]))
     if most is not None:

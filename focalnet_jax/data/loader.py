@@ -215,8 +215,8 @@ def _read(
                     if np.shape(value) != arrays[name].shape[1:]:
                         raise UserError(
                             f"{named(index * batch_size + row)} has {name} of the shape {list(np.shape(value))} in a "
-                            f"batch of the shape {list(arrays[name].shape[1:])}: its file states a wrong size; save it "
-                            "anew"
+                            f"batch of the shape {list(arrays[name].shape[1:])}: its file states a wrong size: save "
+                            "the image again"
                         )
                     arrays[name][row] = value
 

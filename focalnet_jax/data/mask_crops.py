@@ -11,7 +11,7 @@ def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.nd
     """Returns the crop of an object's mask as bits, and the rectangle of the image that it covers.
 
     Along an axis with at most `side` pixels, a cell of the crop is a pixel. Along a longer axis, a cell is the average
-    of pixels, and it belongs to the object from a half on.
+    of pixels, and belongs to the object if the average is at least 0.5.
 
     Args:
       mask: pixels of the object in a rectangle of the image, `[h, w]` of 0 and 1.

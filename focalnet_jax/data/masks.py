@@ -124,7 +124,10 @@ def _decode(encoded: bytes, coding: MaskCoding) -> np.ndarray:
 
 
 def _classes_of(numbers: np.ndarray, coding: MaskCoding, palette: np.ndarray | None = None) -> np.ndarray:
-    """Returns the class numbers of stored numbers `[H, W]`, the indices of `palette` `[N, 3]` uint8 if there is one."""
+    """Returns the class numbers `[H, W]` uint8 of stored numbers `[H, W]`.
+
+    If the mask has a palette, the stored numbers are indices of `palette`, `[N, 3]` uint8.
+    """
     if numbers.ndim != 2:
         raise UnreadableMaskError(f"it has the shape {list(numbers.shape)}; expected [height, width]")
     if numbers.dtype.kind not in "bui":
@@ -148,7 +151,7 @@ def _classes_of(numbers: np.ndarray, coding: MaskCoding, palette: np.ndarray | N
 
 @numba_compiled
 def _translate(numbers, meaning, classes, occurs):  # pragma: no cover - compiled
-    """Translates `numbers` `[N]` to `classes` `[N]` by the table `meaning` `[256]`; marks them in `occurs` `[256]`."""
+    """Translates `numbers` `[N]` to `classes` `[N]` by the table `meaning` `[256]`, and sets `occurs` `[256]`."""
     for i in range(numbers.size):
         number = numbers[i]
         classes[i] = meaning[number]

@@ -57,8 +57,8 @@ def shuffled_index(
       repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335). With more
         than one copy, an epoch has only a part of the examples.
       balance: class-balanced choice of the examples, or None to draw every example equally often.
-      groups: groups of examples, of which each batch has one, or None for batches of any examples. Groups cannot be
-        combined with `repeats` and `balance`.
+      groups: groups of examples, or None for batches of any examples. The examples of a batch are of one group. Groups
+        cannot be combined with `repeats` and `balance`.
     """
     if groups is not None:
         return _index_in_group(position, batch_size, seed, groups)

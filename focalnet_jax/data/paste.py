@@ -9,17 +9,16 @@ from focalnet_jax.data.pixels import numba_compiled
 
 
 def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: float = 0.5) -> np.ndarray:
-    """Returns which pixels of an image have at least the threshold in the mask of a box, `[*size]` bool.
+    """Returns the pixels of an image at which the mask of a box is at least the threshold, `[*size]` bool.
 
-    The mask is interpolated bilinearly at the centres of pixels, and is 0 outside, as in mmdetection. All numbers have
-    single precision, as there. A box without width or height has the values at its mask's centre, in the pixels around
-    it.
+    As in mmdetection, the mask is interpolated bilinearly at the centres of pixels, is 0 outside of the box, and is
+    computed in float32. If a box has no width or height, the pixels around it have the value at the mask's centre.
 
     Args:
       mask: probabilities `[h, w]` in the cells of the box.
       box: x1, y1, x2 and y2 in pixels, `[4]`.
       size: height and width of the image.
-      threshold: smallest probability of a pixel in the mask.
+      threshold: smallest probability of the returned pixels.
     """
     return paste_cutout(mask, box, size, threshold).bitmap(size).astype(bool)
 
@@ -35,7 +34,7 @@ def paste_cutout(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], thres
 
 
 def _places(begin: np.float32, end: np.float32, length: int, cells: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Returns the first pixel of an image near a box along an axis, and where the pixels lie between the mask's cells.
+    """Returns the pixels near a box along an axis, and their positions relative to the cells of the mask.
 
     Returns:
       The first pixel; the cell before each pixel `[n]` int64, -2 if it is outside of the mask; and the weight of the
@@ -59,7 +58,7 @@ def _places(begin: np.float32, end: np.float32, length: int, cells: int) -> tupl
 
 @numba_compiled
 def _paste(mask, rows, down, columns, right, threshold, out):  # pragma: no cover - compiled
-    """Writes to `out` where the interpolated mask is at least the threshold."""
+    """Writes to `out` whether the interpolated mask is at least the threshold."""
     height, width = mask.shape
     one, zero = np.float32(1), np.float32(0)
     for i in range(rows.size):

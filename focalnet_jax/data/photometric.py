@@ -104,7 +104,7 @@ def _look_up(image, height, width, table):  # pragma: no cover - compiled
 
 @numba_compiled
 def _course(sector, top, down, bottom, up):  # pragma: no cover - compiled
-    """Returns the red level in a sector of the hue; green and blue have the same levels two and four sectors later."""
+    """Returns the red level in a sector of the hue. Green and blue have this level two and four sectors later."""
     if (sector == _I0) | (sector == _I5):
         return top
     if sector == _I1:

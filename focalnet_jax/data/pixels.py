@@ -37,7 +37,7 @@ def _sinc(x):  # pragma: no cover - compiled
 
 @numba_compiled
 def _filter(kind, x):  # pragma: no cover - compiled
-    """Returns the value of filter `kind`, a value in `FILTERS`, at `x`, like Pillow's Resample.c."""
+    """Returns the filter `kind` (a value in `FILTERS`) at `x`, as in Pillow's Resample.c."""
     if kind == 4:
         return 1.0 if -0.5 < x <= 0.5 else 0.0
     x = abs(x)

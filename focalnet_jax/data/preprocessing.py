@@ -131,7 +131,7 @@ class Preprocessing:
 
 
 def fit_in_words(box: tuple[int, int], normalization: Normalization) -> str:
-    """Returns a description of the preprocessing of dense tasks. `box` are the long and the short side in pixels."""
+    """Returns a description of the preprocessing of dense tasks. `box` is the long and the short side in pixels."""
     how = f"resized to fit into {box[0]}x{box[1]} pixels, bilinear without antialiasing"
     return f"{how}, {normalization_in_words(normalization)}"
 

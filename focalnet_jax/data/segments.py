@@ -109,7 +109,7 @@ def problem_of_polygon(polygon: Any) -> str:
 
 
 def resized_segment(segment: Segment, old: Size, new: Size) -> Segment:
-    """Returns a segment of an image that is resized from height and width `old` to `new`.
+    """Returns a segment after its image is resized from height and width `old` to `new`.
 
     Polygons are scaled; a run-length encoding takes the nearest pixels, like OpenCV's INTER_NEAREST.
     """
@@ -129,7 +129,7 @@ def resized_bitmap(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def mirrored_segment(segment: Segment, size: Size) -> Segment:
-    """Returns a segment of an image of height and width `size` that is mirrored left to right."""
+    """Returns a segment after its image, of height and width `size`, is mirrored left to right."""
     if isinstance(segment, Mapping):
         return encode_bitmap(bitmap(segment, size)[:, ::-1])
     return [_points(polygon, lambda points: points * (-1, 1) + (size[1], 0)) for polygon in segment]
@@ -158,7 +158,7 @@ def _points(polygon: Any, change: Any) -> np.ndarray:
 
 
 def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """Returns a run-length encoding in compressed bytes."""
+    """Returns a run-length encoding whose counts are COCO's compressed text, as bytes."""
     from hotcoco import mask  # see `bitmap`
 
     counts = segment["counts"]
@@ -168,7 +168,10 @@ def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
 
 
 def compressed_counts(text: bytes) -> list[int]:
-    """Returns the lengths of the runs of COCO's compressed text: numbers in groups of five bits, as differences.
+    """Returns the lengths of runs that COCO's compressed text encodes.
+
+    A character has five bits of a number. From the fourth length on, the number is the difference from the length two
+    places before.
 
     Raises:
       UnreadableSegmentError: the text is cut short or contains other characters.

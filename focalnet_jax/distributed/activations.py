@@ -125,8 +125,8 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
 def allows_kernels(*arrays: jax.Array) -> bool:
     """Returns whether kernels can compute these arrays in the context's mesh.
 
-    Kernels can compute with auto axes, over which `on_each_device` partitions them, and if all axes are manual. They
-    cannot with explicit axes, for which kernels lack sharding rules, or if only some axes are manual.
+    They can if all axes are auto (`on_each_device` partitions the kernels over these axes), or if all axes are manual.
+    They cannot if an axis is explicit, because kernels lack sharding rules, or if only some axes are manual.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if _mesh() is not None:

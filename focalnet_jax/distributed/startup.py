@@ -83,7 +83,7 @@ def connect(flags: argparse.Namespace) -> None:
 
 
 def refuse_uneven(devices: Sequence[jax.Device]) -> None:
-    """Raises `UserError` if the processes have different numbers of devices, for example because one is broken.
+    """Raises `UserError` if the processes have different numbers of devices, for example because a device is broken.
 
     Exchanges between the processes would fail.
     """

@@ -200,7 +200,7 @@ class FocalNet(Backbone):
         return self.classify(self.features(images, key)[-1])
 
     def classify(self, x: jax.Array) -> jax.Array:
-        """Returns logits or pooled features, as `__call__`, from the last map `[B, h, w, C]` of `features`."""
+        """Returns logits or pooled features, like `__call__`, from the last map `[B, h, w, C]` of `features`."""
         pooled = self._pooled(x)
         return pooled if self.head is None else by_example(self.head(pooled))
 

@@ -20,7 +20,7 @@ def jitted(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> 
 
     Args:
       function: function of a model, followed by arrays and hashable values.
-      static_argnums: indices of the hashable values among all arguments, of which the model has index 0.
+      static_argnums: indices of the hashable values among all arguments; the model has index 0.
     """
 
     @partial(jax.jit, static_argnums=tuple(index + 1 for index in static_argnums))

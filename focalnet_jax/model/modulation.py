@@ -98,7 +98,7 @@ class FocalModulation(nnx.Module):
             )
 
     def aggregate_levels(self, context: jax.Array, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the gated sum of all levels but the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
+        """Returns the gated sum of all levels except the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
 
         The sum is not divided by L + 1, and the global level is not multiplied by its gate.
         """

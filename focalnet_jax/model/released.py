@@ -2,7 +2,7 @@
 
 timm's repositories contain the weights in the format of timm, and the authors' repositories contain them in the format
 of transformers. Both were converted from the files of github.com/microsoft/FocalNet. The weights of the isotropic
-models are only there. `parity/test_released.py` compares this table with the table in the installed timm.
+models are only on GitHub. `parity/test_released.py` compares this table with the table in the installed timm.
 """
 
 from __future__ import annotations

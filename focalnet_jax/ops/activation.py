@@ -15,7 +15,7 @@ from focalnet_jax.ops.product import kernel_gradient, multiply
 def activated_product(
     hidden: jax.Array, bias: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
-    """Returns the matrix product of exact GELU of `hidden + bias` and `kernel`, `[B, H, W, O]` float32.
+    """Returns `GELU(hidden + bias) @ kernel`, `[B, H, W, O]` float32, with exact GELU.
 
     Only the arguments are kept for the gradient. GELU is computed in C++, because XLA for CPUs may write an array of
     the shape of `hidden` for each of GELU's coefficients if two blocks have the same shape.

@@ -103,7 +103,7 @@ def aggregate_levels(
     *,
     implementation: str = "xla",
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the gated sum of all levels but the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
+    """Returns the gated sum of all levels except the global level, `[B, H, W, C]`, and the global level, `[B, C]`.
 
     The global level is not multiplied by its gate. For the arguments and errors, see `aggregate_context`.
     """

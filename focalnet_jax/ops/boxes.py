@@ -129,7 +129,7 @@ def _centred(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def anchor_sides(size: float, scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
-    """Returns width and height of anchors, `[ratios * scales, 2]` float32: all scales of the first ratio, then others.
+    """Returns width and height of anchors, `[ratios * scales, 2]` float32: all scales of a ratio, then the next ratio.
 
     Args:
       size: side of the square anchor of scale 1, in pixels; mmdetection's is the stride of the level.

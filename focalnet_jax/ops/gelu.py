@@ -83,7 +83,7 @@ def times_slope(x: jax.Array, cotangent: jax.Array) -> jax.Array:
 def _second_derivative(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the derivative of `times_slope` by GELU's second derivative, (2 - x^2) φ(x).
+    """Returns `times_slope` and its tangent, computed from GELU's second derivative, (2 - x^2) φ(x).
 
     Autodiff would keep all powers of x.
     """

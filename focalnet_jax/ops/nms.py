@@ -20,7 +20,7 @@ class Detections(NamedTuple):
       scores: `[D]`, 0 in unused places.
       labels: classes `[D]` int32, -1 in unused places.
       overflow: number of scores above the threshold that were not considered, int32.
-      finite: whether all scores and boxes that were given are finite.
+      finite: whether all scores and boxes before the suppression are finite.
       masks: probabilities of each detection's pixels in the cells of its box, `[D, h, w]` float32, or None.
     """
 
@@ -51,12 +51,12 @@ def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float, valid: jax.Ar
 
 
 def sorted_nms(boxes: jax.Array, iou_threshold: float, valid: jax.Array, block: int = _BLOCK) -> jax.Array:
-    """Returns which boxes `[n, 4]`, the highest score first, greedy non-maximum suppression keeps, `[n]` bool.
+    """Returns which boxes greedy non-maximum suppression keeps, `[n]` bool, if boxes are sorted by score.
 
-    Decides about one block of boxes after another, so that memory grows with n instead of its square.
+    The boxes are processed in blocks, one after another, so that memory grows with n instead of its square.
 
     Args:
-      boxes: boxes.
+      boxes: boxes `[n, 4]`, the highest score first.
       iou_threshold: largest overlap of two kept boxes.
       valid: which boxes exist, `[n]` bool.
       block: number of boxes in a block.
@@ -90,10 +90,11 @@ def sorted_nms(boxes: jax.Array, iou_threshold: float, valid: jax.Array, block: 
 
 
 def _fixed_point(removes: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns which of n boxes are kept, if box j removes box i where `removes[i, j]`, for j < i only.
+    """Returns which of n boxes are kept, `[n]` bool. A kept box j removes box i if `removes[i, j]`.
 
-    The decisions about boxes that no box removes are final after one round, those that depend on them after the next,
-    and so on. The only fixed point is the result of the greedy algorithm.
+    `removes` is False unless j < i. The decisions about boxes that no box can remove are final after one round. The
+    decisions that depend only on these are final after the next round, and so on. The only fixed point is the result of
+    the greedy algorithm.
     """
 
     def unfinished(state: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -136,7 +137,7 @@ def multiclass_nms(
       scores: scores `[n, K]`.
       score_threshold: detections have a score above it.
       iou_threshold: largest overlap of two detections of a class.
-      candidates: largest number of pairs of a box and a class that are considered: those of the highest scores.
+      candidates: number of pairs of a box and a class that are considered, those with the highest scores.
       keep: number D of detections.
       factors: numbers `[n]` that the scores are multiplied by after they are compared with the threshold, or None.
     """

@@ -1,7 +1,7 @@
 """RoIAlign (arXiv 1703.06870): averages over the bins of regions of maps, equal to torchvision's `aligned=True`.
 
-A bin averages samples of the bilinearly interpolated map, which lie on a grid. So it is a weighted sum over rows and
-columns of the map, with separate weights for the two axes (`axis_weights`). There are two implementations:
+A bin is the average of the bilinearly interpolated map at the points of a grid, the samples. It is therefore a weighted
+sum over rows and columns of the map, with separate weights for the two axes (`axis_weights`). Implementations:
 
 - "matrix" multiplies whole maps by the weights, in a few large products, for accelerators;
 - "tiles" multiplies only the tiles of a map that a region touches, one after another, for CPUs.
@@ -37,7 +37,7 @@ def assign_levels(boxes: jax.Array, levels: int, finest: float = 56.0) -> jax.Ar
     Args:
       boxes: boxes in pixels.
       levels: number of levels.
-      finest: boxes whose square root of the area is below twice this number of pixels have level 0.
+      finest: boxes have level 0 if the square root of their area is below twice this number of pixels.
     """
     sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
     scale = jnp.sqrt(sides[..., 0] * sides[..., 1])
@@ -53,10 +53,10 @@ def axis_weights(
     first: int | jax.Array,
     count: int,
 ) -> jax.Array:
-    """Returns the weights of positions of a map in the bins of regions along one axis, `[..., bins, count]` float32.
+    """Returns the weight of each position of a map in each bin of a region, `[..., bins, count]` float32, for one axis.
 
     The centre of cell i has the position i, so edges in pixels are divided by the stride, and 0.5 is subtracted.
-    Samples at most one cell outside the map have the value at its border. Others outside are 0.
+    Samples at most one cell outside the map have the value at its border. Samples further outside are 0.
 
     Args:
       start: position where each region begins, `[...]`.
@@ -96,7 +96,7 @@ def roi_align(
 ) -> jax.Array:
     """Returns averages over size x size bins of boxes, `[B, N, size, size, C]`, on the level of each box's size.
 
-    The gradient with respect to boxes is 0, as torchvision's.
+    The gradient with respect to boxes is 0, as in torchvision.
 
     Args:
       maps: map of each level, `[B, h, w, C]`.
@@ -209,7 +209,7 @@ class Tile:
     """A tile of a map that a box touches.
 
     Attributes:
-      box: numbers of the image and of the box.
+      box: index of the image, and index of the box in the image.
       corner: first place in the maps `[B, h, w, C]`.
       rows: weights of the rows in the bins `[size, h]`.
       columns: weights of the columns in the bins `[size, w]`.

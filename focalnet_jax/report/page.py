@@ -111,7 +111,7 @@ def _colours(count: int) -> list[Any]:
 
 
 def thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Averages the same number of neighbouring points of a curve, so that at most `_MOST` points are left."""
+    """Averages groups of neighbouring points of a curve, so that at most `_MOST` points are left."""
     every = -(-len(steps) // _MOST)
     parts = range(0, len(steps), every)
     return tuple([sum(of[at : at + every]) / len(of[at : at + every]) for at in parts] for of in (steps, values))

@@ -53,7 +53,7 @@ def find_workdirs(path: AnyPath) -> list[AnyPath]:
 
 
 def names_of(workdirs: Sequence[AnyPath]) -> list[str]:
-    """Returns the parts of paths in which workdirs of the same name differ; addresses if only some are in buckets."""
+    """Returns the paths of workdirs relative to their common folder, or whole paths if only some are in buckets."""
     whole = [str(resolved(workdir)) for workdir in workdirs]
     if len(set(map(is_bucket, whole))) > 1:
         return whole

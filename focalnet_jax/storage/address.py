@@ -41,10 +41,10 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def refuse_mistyped(address: str | os.PathLike[str], flag: str = "") -> None:
-    """Raises `UserError` if nothing exists at a path that is a mistyped address or the URL of an object in a bucket.
+    """Raises `UserError` for a mistyped address, or the URL of an object in a bucket, unless it is an existing path.
 
-    The message contains the address to give instead. `gs:/BUCKET/NAME` is accepted as a path, because pathlib removes
-    a slash, but not as a string.
+    The message contains the address to give instead. `gs:/BUCKET/NAME` is accepted as a `Path`, because pathlib removes
+    a slash, but is an error as a string.
     """
     text = str(address)
     match = _MISTYPED.fullmatch(text)
@@ -66,7 +66,7 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
 
     Args:
       address: the path or address.
-      flag: the flag or function that it was given to, for messages.
+      flag: the flag or function that received the address, for messages.
 
     Raises:
       UserError: the address is mistyped, the scheme is not supported, the name of the bucket is not valid, or gcsfs is
@@ -89,7 +89,7 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
         raise UserError(f"{given}: expected a local path or gs://BUCKET/NAME.{suggest(scheme, _SCHEMES)}")
     bucket, _, name = rest.partition("/")
     if not _BUCKET.fullmatch(bucket) or not name.strip("/"):
-        raise UserError(f"{given}: expected gs://BUCKET/NAME with the name of a bucket and a name in it")
+        raise UserError(f"{given}: expected gs://BUCKET/NAME, a valid bucket and the name of a folder or file")
     if found := sorted(set("*?[]#") & set(name)) or not name.isprintable():
         shown = " ".join(found) if isinstance(found, list) else "unprintable characters"
         raise UserError(f"{given}: expected a name without {shown}, which listings treat as a pattern")

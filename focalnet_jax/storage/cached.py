@@ -127,7 +127,7 @@ class CachedFolder:
         return self._files.objects
 
     def list(self, below: str = "", *, recursive: bool = True) -> dict[str, StoredObject]:
-        """Returns the objects below a folder by name, so that they can be downloaded, and creates the local folders.
+        """Returns the objects below a folder by name, adds them to `objects`, and creates the local folders.
 
         Names of folders end with a slash. Each folder is listed once per process.
 

@@ -133,7 +133,7 @@ class Downloader:
                 time.sleep(_RETRY_SECONDS)
 
     def _take(self) -> str | None:
-        """Returns the next file to download; None if all files are finished, or after an error that concerns all."""
+        """Returns the next file to download; None if all are finished, or after an error that affects all files."""
         with self.changed:
             while self._failed is None:
                 if (name := self._next()) is not None:

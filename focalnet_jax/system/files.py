@@ -80,7 +80,7 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
 
 
 def check_folder(path: Path, flag: str) -> None:
-    """Raises `UserError` if a command cannot write to the folder `path`, the value of `flag`, which may be missing."""
+    """Raises `UserError` if a command cannot write to a folder, which may not exist yet. `flag` is for messages."""
     there = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
     if not there.is_dir():
         raise UserError(f"{flag} {path}: {there} is a file; expected a folder: choose another")
@@ -99,8 +99,9 @@ def check_not_sources(targets: Iterable[Path], sources: Iterable[Path]) -> None:
 def output_file_names(paths: Sequence[Path], taken: Sequence[str] = ()) -> dict[Path, str]:
     """Returns the name of each source's output, without a suffix. Different files have different names.
 
-    All names follow the first of these rules that gives names that are distinct and not in `taken`: STEM, FILE,
-    FOLDER_STEM, FOLDER_FILE. If no rule does, a number is added to stems that are used already, such as STEM-2.
+    All names follow one rule: STEM, FILE, FOLDER_STEM or FOLDER_FILE. It is the first rule whose names are distinct and
+    not in `taken`. If there is no such rule, names are stems, and a number is added to a stem that is already used, as
+    in STEM-2.
     """
     files = {path: os.path.abspath(path) for path in paths}  # a file may be given as x.png and as ./x.png
     for name_of in (

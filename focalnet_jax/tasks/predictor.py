@@ -27,7 +27,7 @@ class Prediction(Protocol):
         """Returns the prediction as a JSON object."""
 
     def draw(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image `[H, W, 3]` uint8 with the prediction drawn into or beside it."""
+        """Returns the image `[H, W, 3]` uint8 with the prediction drawn into it or next to it."""
 
     def scores(self) -> dict[str, float]:
         """Returns probabilities, or fractions of the image, in [0, 1] by class name, the largest first.
@@ -78,7 +78,7 @@ class Predictor(Protocol):
         """Returns the preprocessing from images to the input of the model, in words."""
 
     def portable(self) -> nnx.Module:
-        """Returns `model` without values, with implementations that run on all platforms."""
+        """Returns `model` with shapes instead of values, and with implementations that run on all platforms."""
 
     def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
         """Returns logits `[B, ..., K]` float32 for normalized images `[B, h, w, 3]`, the result of an exported model.

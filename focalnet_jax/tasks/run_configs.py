@@ -12,7 +12,9 @@ from focalnet_jax.convert.opened import Step, open_weights
 
 
 def run_config(task: str, path: str | Path, which: str | None) -> FrozenConfigDict:
-    """Returns the config of the run that wrote the weights, or the defaults; a key that it lacks has its default.
+    """Returns the config of the run that wrote the weights. Keys that the stored config lacks have their defaults.
+
+    If the weights are not from a run, all keys have their defaults.
 
     Args:
       task: name of the task.
@@ -30,7 +32,8 @@ def fitted_box(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, 
     """Returns the long and the short side that images of a given size fit into.
 
     Args:
-      size: height and width in pixels; or the shorter side, and the longer side has the aspect ratio of `box`.
+      size: height and width in pixels; or only the shorter side. The longer side then follows from the aspect ratio of
+        `box`.
       box: long and short side.
     """
     if isinstance(size, int):

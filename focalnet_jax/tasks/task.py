@@ -73,7 +73,7 @@ class Evaluation(Protocol):
         """Returns the arrays that `draw` receives, with leaves `[B, ...]`. JAX traces this method."""
 
     def draw(self, predicted: Any, index: int) -> np.ndarray:
-        """Returns an image `[H, W, 3]` uint8 of the prediction for one example beside its ground truth.
+        """Returns an image `[H, W, 3]` uint8 of the prediction for one example next to its ground truth.
 
         `index` is the place of the example in the arrays of `predict`.
         """
@@ -91,8 +91,8 @@ class Task(Protocol):
       source: the training examples, or None if a model is only evaluated or compiled.
       repeats: number of copies of each example in a batch, each with different augmentation.
       balance: order in which some examples occur more often, or None if all occur equally often.
-      groups: groups of training examples whose arrays have equal shapes, of which each batch has one, or None if all
-        arrays have equal shapes.
+      groups: groups of training examples whose arrays have equal shapes, or None if all arrays have equal shapes. The
+        examples of a batch are of one group.
     """
 
     name: str
@@ -160,6 +160,13 @@ class Task(Protocol):
         """Returns the mean loss of a batch or micro-batch, and named parts of the loss.
 
         `keys` `[B]` are PRNG keys for dropout, one per example.
+        """
+
+    def counts(self, model: nnx.Module, batch: Any, keys: jax.Array) -> jax.Array | None:
+        """Returns means over the examples of a batch that `loss` divides by and that depend on the model, or None.
+
+        With micro-batches, `loss` receives the means over the whole batch as `counts` in the batch. To compute them,
+        the trainer calls this method before, with the arguments of `loss`.
         """
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:

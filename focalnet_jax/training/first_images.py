@@ -1,4 +1,4 @@
-"""Keeps the first batch of an evaluation, of which figures are drawn at its end."""
+"""Keeps the first batch of an evaluation, for figures that are drawn at the end of the evaluation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from focalnet_jax.training.state import TrainSpec, Variables
 
 
 class FirstImages:
-    """Computes arrays for some images of the first batch of an evaluation, which are spread over the batch.
+    """Computes arrays for some images of the first batch of an evaluation.
 
-    Neighbours in a data set are often similar, for example of the same folder.
+    The images are evenly spaced in the batch, because neighbours in a data set are often similar, for example if they
+    are from the same folder.
 
     Args:
       spec: `TrainSpec` of the run.

@@ -168,7 +168,7 @@ class _Loop:
         return not run.finished
 
     def _own(self) -> tuple[int, int]:
-        """Returns this process's terms of the exchanged sums: whether it received a signal, and substituted images."""
+        """Returns this process's integers for `Exchange`: whether it received a signal, and its substituted images."""
         return int(self.stop.received is not None), self.run.train_data.substitutions.count
 
     def _asked_to_stop(self) -> bool:

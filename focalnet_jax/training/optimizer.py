@@ -54,11 +54,11 @@ def cosine_schedule(
 def poly_schedule(
     *, peak: float, minimum: float, power: float, warmup_start: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-    """Returns a polynomial decay over the whole run whose first steps a warm-up multiplies, as in mmsegmentation 0.x.
+    """Returns a polynomial decay over the whole run, multiplied by a linear warm-up, as in mmsegmentation 0.x.
 
     The learning rate of step i is `(peak - minimum) * (1 - i / total_steps) ** power + minimum`, times
-    `1 - (1 - i / warmup_steps) * (1 - warmup_start / peak)` in the warm-up. mmsegmentation 1.x's recipes differ: their
-    warm-up rises to `peak`.
+    `1 - (1 - i / warmup_steps) * (1 - warmup_start / peak)` in the warm-up. In the recipes of mmsegmentation 1.x, the
+    warm-up rises to `peak` instead.
 
     Args:
       peak: learning rate of step 0 without a warm-up.

@@ -1,4 +1,4 @@
-"""Draws predictions beside the ground truth for some validation images, at every evaluation of a run."""
+"""Draws predictions next to the ground truth for some validation images, at every evaluation of a run."""
 
 from __future__ import annotations
 

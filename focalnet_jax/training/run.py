@@ -130,14 +130,17 @@ class Run:
         return True
 
     def _forgive_failure(self) -> None:
-        """Reports that an earlier save has failed, which must not keep the last one from being tried."""
+        """Waits for an earlier save. If it failed, only prints a warning, so that the last save is tried."""
         try:
             self.checkpoints.wait()
         except RunFailedError as error:
             warn(f"{error}; trying to save step {self.step}")
 
     def _must_postpone(self) -> bool:
-        """Returns whether a slow bucket still writes an earlier step; waits for it after `_LONGEST_DELAY` seconds."""
+        """Returns whether to postpone a save because an earlier step is still being written to a bucket.
+
+        After `_LONGEST_DELAY` seconds the result is False, so that the save waits for the earlier one.
+        """
         if not is_bucket(self.workdir) or self.step == self.checkpoints.latest_step:
             return False
         if not anywhere(self.checkpoints.busy):

@@ -71,7 +71,9 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
             (loss, (parts, statistics)), gradients = differentiated(state.params, statistics, *micro_batch)
             return (jax.tree.map(jnp.add, total, (loss, parts, gradients)), statistics), None
 
-        micro_batches = jax.tree.map(partial(_split_batch, spec.accumulate_steps), (batch, keys))
+        micro_batches = _with_counts(
+            spec, state, jax.tree.map(partial(_split_batch, spec.accumulate_steps), (batch, keys))
+        )
         shapes = jax.eval_shape(loss_of, state.params, state.statistics, *jax.tree.map(lambda x: x[0], micro_batches))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
         zero = (*zeros, jax.tree.map(jnp.zeros_like, state.params))
@@ -102,6 +104,20 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
         return jax.lax.with_sharding_constraint((state, metrics), (shardings(state, spec.mesh), whole))
 
     return placed
+
+
+def _with_counts(spec: TrainSpec, state: TrainState, micro_batches: Any) -> Any:
+    """Returns stacked micro-batches and their keys with the means of `Task.counts` over all of them."""
+
+    def count(micro_batch: Any) -> jax.Array | None:
+        model = merge_model(spec.graph, Variables(state.params, state.statistics))
+        return spec.task.counts(model, *micro_batch)
+
+    if jax.eval_shape(count, jax.tree.map(lambda x: x[0], micro_batches)) is None:
+        return micro_batches
+    counts = jax.lax.stop_gradient(jnp.mean(jax.lax.map(count, micro_batches), axis=0))
+    batch, keys = micro_batches
+    return batch | {"counts": jnp.broadcast_to(counts, (spec.accumulate_steps, *counts.shape))}, keys
 
 
 def _update(

@@ -45,12 +45,12 @@ RESUMABLE = (
 
 
 def with_defaults(stored: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns the config of a run, read from JSON, with the default value of each key of `task` that it lacks.
+    """Returns the config of a run, read from JSON, with default values for the keys of `task` that it lacks.
 
     A key may be missing because the config was stored before the key existed.
 
     Raises:
-      UserError: a section of the stored config is not a section.
+      UserError: the stored config has another value where a section is expected.
     """
     return _filled(json.loads(to_json(default_config(task))), stored)
 

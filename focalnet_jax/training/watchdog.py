@@ -34,7 +34,7 @@ class Watchdog:
         self._done, self._at = what, time.monotonic()
 
     def each(self, things: Iterable[T], what: str) -> Iterator[T]:
-        """Yields the things and reports progress after each of them."""
+        """Yields the elements of `things`, and reports progress after each of them."""
         for thing in things:
             yield thing
             self.did(what)

@@ -132,7 +132,7 @@ def laid_over(image: np.ndarray, values: np.ndarray, limits: tuple[float, float]
 def enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a map `[h, w]` to `size` `(H, W)` by bilinear interpolation, like the authors' notebook.
 
-    Each value lies at the centre of its cell, as with `align_corners=False` in torch.
+    Each value is at the centre of its cell, as with `align_corners=False` in torch.
     """
     rows, columns = (_between(small, large) for small, large in zip(values.shape, size, strict=True))
     return rows @ values @ columns.T

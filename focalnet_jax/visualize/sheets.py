@@ -38,7 +38,7 @@ def map_sheets(images: Sequence[np.ndarray], maps: Sequence[BlockMaps]) -> list[
 def side_by_side(
     images: Sequence[np.ndarray], names: Sequence[str], scales: Sequence[Image.Image | None]
 ) -> Image.Image:
-    """Returns images `[H, W, 3]` in a row, each with its name above, and below its colour scale if that is not None."""
+    """Returns images `[H, W, 3]` in a row. Each has its name above it, and its colour scale, if any, below it."""
     height, width, _ = images[0].shape
     sheet = Image.new("RGB", (width * len(images), _CAPTION + height + _CAPTION), "white")
     draw = ImageDraw.Draw(sheet)

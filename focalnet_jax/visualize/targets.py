@@ -71,5 +71,8 @@ def with_suffix(target: Path, suffix: str) -> Path:
 
 
 def target_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a unique output name for each file, see `output_file_names`, except the names of the model's figures."""
+    """Returns a unique output name for each file, different from the names of the model's figures.
+
+    See `output_file_names`.
+    """
     return output_file_names(paths, taken=(KERNELS, FIELD))

@@ -1,8 +1,8 @@
 """Checks annotations in COCO's format, and keeps them as arrays.
 
-What is left out follows mmdetection's CocoDataset: for training, objects marked `ignore`, with an area of at most 0,
-narrower or lower than a pixel, or outside of the image; always, objects of unknown classes. Objects whose polygons or
-encoding are all unusable are not used when masks are read.
+As in mmdetection's CocoDataset, objects of unknown classes are always left out. Training does not use objects that are
+marked `ignore`, have an area of at most 0, are narrower or lower than a pixel, or are outside of the image. If masks
+are read, training also does not use objects without usable polygons or encoding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Annotations:
       crowd: `[n]` bool.
       ignored: the entries `ignore` of the file, `[n]` bool.
       used: whether each object can be used for training, `[n]` bool.
-      segments: polygons or encodings, or None for objects without usable ones; None without masks.
+      segments: polygons or encoding of each object, or None for an object without usable ones. The attribute is None
+        if masks are not read.
     """
 
     starts: np.ndarray
@@ -124,7 +125,7 @@ def check_annotations(
       category_ids: ids of the classes.
       name: path of the file, for messages.
       masks: whether to check and keep polygons and encodings.
-      expected: whether other images of the data set have masks; otherwise objects without any are no problem.
+      expected: whether other images of the data set have masks. Otherwise, it is not a problem if no object has a mask.
 
     Raises:
       UserError: annotations have no id, or the same id.
@@ -191,7 +192,10 @@ def _used(found: Annotations, sizes: np.ndarray, problems: Problems) -> np.ndarr
 
 
 def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems, expected: bool) -> Annotations:
-    """Returns annotations whose objects without usable segments are not used, or without masks if there are none."""
+    """Returns annotations in which objects without usable segments are not used.
+
+    If no object has a segment and `expected` is False, the result has no masks.
+    """
     if not expected and not any(found.segments):
         return replace(found, segments=None)
     used, segments = found.used.copy(), list(found.segments)
@@ -220,7 +224,7 @@ def _reasons(segment: Any, size: tuple[int, int]) -> list[str]:
 
 
 def _quick_problem(polygon: Any) -> str:
-    """Returns `problem_of_polygon`, faster for good polygons in arrays."""
+    """Returns the result of `problem_of_polygon`, but faster for valid polygons in arrays."""
     if type(polygon).__name__ == "array" and len(polygon) >= 6 and not len(polygon) % 2 and math.isfinite(sum(polygon)):
         return ""
     return problem_of_polygon(polygon)
@@ -286,7 +290,7 @@ def _number(value: Any) -> float:
 
 
 def _areas(rows: Sequence[tuple[Any, ...]], chosen: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the areas, `[n]` float64, and whether they are those of the boxes because the file has none."""
+    """Returns the areas, `[n]` float64, and whether each is the area of the box because the file has no valid one."""
     areas = np.array([_number(rows[row][4]) for row in chosen.tolist()], np.float64)
     guessed = ~np.isfinite(areas)
     with np.errstate(over="ignore"):

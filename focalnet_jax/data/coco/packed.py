@@ -46,5 +46,5 @@ class PackedSegments:
 
 
 def _starts(lengths: Sequence[int]) -> np.ndarray:
-    """Returns the first place of each of several sequences, and the end of the last one."""
+    """Returns the first index of each sequence in their concatenation, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)

@@ -94,7 +94,7 @@ def as_entry(fields: Sequence[Any]) -> dict[str, Any]:
 
 
 def _compact(entry: dict[str, Any]) -> Any:
-    """Returns an annotation as a tuple with compact polygons, and other objects as they are."""
+    """Returns an annotation as a tuple with compact polygons, and any other JSON object unchanged."""
     if "image_id" not in entry:
         return entry
     segments = entry.get("segmentation")
@@ -125,7 +125,7 @@ def _other(entry: Any, name: str | Path) -> tuple[Any, ...]:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Context manager in which the collector, which would visit millions of new objects again and again, is off."""
+    """Context manager that disables the garbage collector, which would visit millions of new objects repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The images of a split that are used, and its content as a COCO file."""
+"""Selects the images of a split to use, and converts annotations to the content of a COCO file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def kept_images(
     if not len(places):
         raise UserError(
             f"{title}: none of the {len(sizes)} images can be used for training; {empty.sum()} have no annotations, "
-            f"{(small & ~empty).sum()} have a side of less than {min_side} pixels (data.min_side)"
+            f"{(small & ~empty).sum()} have a side of less than {min_side} pixels: decrease "
+            "data.min_side, or add annotations"
         )
     notes = []
     if empty.any():

@@ -88,7 +88,7 @@ class Upload:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Context manager that makes the local state of the preparation that of the bucket, and locks the latter.
+        """Context manager that locks the data set, and replaces the preparation's local state by the bucket's state.
 
         Raises:
           UserError: another process prepares this data set.

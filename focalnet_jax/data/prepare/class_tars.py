@@ -158,7 +158,7 @@ def inner_tars(whole: Container) -> list[Container]:
 
 
 def _of_split(part: Container) -> list[Container]:
-    """Returns the containers of a tar inside a tar that is a whole split, with class folders or one tar per class."""
+    """Returns the containers of an inner tar that is a whole split, with class folders or one tar per class."""
     whole = replace(part, split=split_word(part.class_name), class_name=None)
     inside = inspect_tar(whole)
     if inside.is_shard and not part.imagenet:

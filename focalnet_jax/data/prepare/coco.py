@@ -95,7 +95,7 @@ class AnnotationFile:
 
 @dataclass(frozen=True)
 class Coco:
-    """The annotations of the splits, and where their images are."""
+    """The annotations of the splits, and the folders and archives with their images."""
 
     files: tuple[AnnotationFile, ...]
     stores: tuple[Store, ...]
@@ -204,7 +204,7 @@ def _annotation_files(path: Path, members: dict[str, tuple[int, str]]) -> list[A
 
 
 def _members(path: Path) -> dict[str, tuple[int, str]]:
-    """Returns size and checksum of the files of an archive, or size and time of those of a folder, by path inside."""
+    """Returns the size of each file in an archive or folder, with its checksum or time, by relative path."""
     if path.is_file():
         with Zip(path) as archive:
             return {

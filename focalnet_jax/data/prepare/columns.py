@@ -91,7 +91,7 @@ def _without_labels(container: Container, schema: pyarrow.Schema, plain: Sequenc
 def _check_types(
     pyarrow: Any, container: Container, image: str, image_type: pyarrow.DataType, label: str, label_type: Any
 ) -> None:
-    """Raises `UserError` if the image column does not contain images, or the label column not one label per row."""
+    """Raises `UserError` unless the image column has images, and the label column one number or string per row."""
     if not _holds_images(pyarrow, image_type):
         raise UserError(
             f"{container.path}: column {image} has type {image_type}; expected encoded images, or a struct with bytes"

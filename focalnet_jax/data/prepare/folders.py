@@ -201,7 +201,7 @@ def _refuse_splits_below(path: Path, folders: Sequence[Path]) -> None:
 
 
 def _refuse_sets_below(path: Path, folders: Sequence[Path]) -> None:
-    """Raises `UserError` if a class folder contains no images, but folders with names of synsets or other classes."""
+    """Raises `UserError` if a class folder contains no images, but folders named after synsets or other classes."""
     names = {folder.name for folder in folders}
     for folder in folders:
         if is_synset(folder.name) or _has_images(folder):

@@ -59,8 +59,9 @@ def proven_synset(parts: Parts, listed: str | None = None, name: str = "") -> st
     Args:
       parts: parts of the image's path.
       listed: synset of the image in the label list, or None.
-      name: class of the image's label. ImageNet's first validation image also proves this class if it is correct. A
-        wrong class is no contradiction here, because other images may have this file name, see `numbering.check_first`.
+      name: class of the image's label. For ImageNet's first validation image, whose class is known, a correct label
+        is also a proof. A wrong label is no contradiction here, because other images may have this file name, see
+        `numbering.check_first`.
     """
     stem, synset, fits = imagenet_file(parts[-1])
     folder = synset_folder(parts)

@@ -202,7 +202,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
 
 
 def _refuse_sets_below(container: Container, images: Sequence[Parts]) -> None:
-    """Raises `UserError` if a class folder contains no images, but folders with names of synsets or other classes."""
+    """Raises `UserError` if a class folder contains no images, but folders named after synsets or other classes."""
     below: dict[str, set[str]] = {}
     for parts in images:
         below.setdefault(parts[0], set()).add(parts[1] if len(parts) > 2 else "")

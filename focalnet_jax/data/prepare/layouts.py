@@ -40,7 +40,7 @@ def unclear_class(title: str, name: str, below: Sequence[str]) -> str:
 
 
 def mixed_splits(title: str, split: str, other: str) -> str:
-    """Returns the error message for folders of which only some are splits."""
+    """Returns the error message for a folder in which only some subfolders are splits."""
     return (
         f"{title} contains {split}, a split, and {other}, which is not a split: move the splits to a separate folder, "
         f"or rename {split} if it is a class"

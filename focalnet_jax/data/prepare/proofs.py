@@ -15,7 +15,7 @@ from focalnet_jax.data.source import are_numbers
 
 @dataclass
 class SplitLabels:
-    """The labels of a split.
+    """The labels of a split, compared with the classes that names, folders or the label list prove.
 
     Attributes:
       agree: number of images whose class is the proven class, by label.
@@ -92,7 +92,7 @@ def _is_unnamed_number(claim: Claim) -> bool:
 
 
 def proven_numbers(found: SplitLabels) -> set[int]:
-    """Returns the numbers in containers in which a proof agrees with at least one number.
+    """Returns the numbers of all containers in which a proof confirms at least one number.
 
     If the split contains all 1000 numbers, they need no proof, and all are returned.
     """

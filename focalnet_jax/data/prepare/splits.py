@@ -22,7 +22,7 @@ Classes = dict[str, Counter[str]]  # number of images by class name and proven s
 def check_splits(sources: Sources, indices: Sequence[Index]) -> None:
     """Raises `UserError` if a split uses other labels than train for the same classes.
 
-    If this is only possible, a note is printed.
+    If this is possible but not certain, only a note is printed.
 
     The synsets in the names of images show what a class means. Numeric labels without class names are also compared as
     sets.

@@ -102,7 +102,7 @@ def _files_of(subset: Subset, names: Collection[str]) -> dict[str, str]:
 
 
 def _with_known_splits(files: Mapping[str, str], subset: str, unlisted: Sequence[str] = ()) -> Choice:
-    """Returns the files whose split is train, val or test, and notes on other splits and on files of no subset."""
+    """Returns the files whose split is train, val or test, and notes on other splits and on files in no subset."""
     kept, others = {}, Counter()
     for name, split in files.items():
         known = SPLIT_NAMES.get(split.lower()) or split_named(split) if split else ""

@@ -1,6 +1,6 @@
 """ATSS with FocalNet, for object detection without proposals: FPN and a head with one anchor per position.
 
-Source: arXiv 1912.02424, and mmdetection's ATSSHead, whose names the parameters have.
+Source: arXiv 1912.02424, and mmdetection's ATSSHead. Parameters have mmdetection's names.
 """
 
 from __future__ import annotations

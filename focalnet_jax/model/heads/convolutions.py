@@ -93,7 +93,7 @@ class ConvBlock(nnx.Module):
       compute: dtype and precision of the convolution.
       rngs: random streams for the initialisation.
       stride: 1 or 2, see `convolution`.
-      norm: whether there is a GroupNorm, and no bias.
+      norm: whether there is a GroupNorm, and therefore no bias.
       relu: whether there is a ReLU.
     """
 

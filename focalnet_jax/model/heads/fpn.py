@@ -1,4 +1,4 @@
-"""Feature pyramid (arXiv 1612.03144), equal to mmdetection's FPN, whose names the parameters have."""
+"""Feature pyramid (arXiv 1612.03144), equal to mmdetection's FPN. Parameters have mmdetection's names."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class FPN(nnx.Module):
       inputs: number of channels of each map, from the largest map to the smallest.
       channels: number of channels of the results.
       extra: number of maps that are added, each half as large as the one before.
-      source: how they are computed: "pool", every second position of the last result; "input", 3x3 convolutions with
-        stride 2, the first one of the last input; "output", such convolutions, the first one of the last result.
+      source: how the added maps are computed. "pool": from every second position of the map before. "input": by 3x3
+        convolutions with stride 2, of which the first receives the last input. "output": by the same convolutions, but
+        the first receives the last result.
       compute: dtype and precision of the convolutions.
       rngs: random streams for the initialisation.
 
@@ -89,7 +90,7 @@ def doubled(x: jax.Array, size: tuple[int, int]) -> jax.Array:
       Maps `[B, H, W, C]`.
 
     Raises:
-      ValueError: the size is another one.
+      ValueError: `size` has other values.
     """
     if any(-(-length // 2) != half for length, half in zip(size, x.shape[1:3], strict=True)):
         raise ValueError(f"a map of {x.shape[1]}x{x.shape[2]} cannot be doubled to {size[0]}x{size[1]}")

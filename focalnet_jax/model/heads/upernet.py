@@ -211,7 +211,7 @@ class UPerNet(nnx.Module):
     def __call__(
         self, images: jax.Array, keys: jax.Array | nnx.Rngs | None = None, *, train: bool = False
     ) -> jax.Array | tuple[jax.Array, jax.Array | None]:
-        """Returns logits `[B, ceil(H / 4), ceil(W / 4), K]` float32, for patches of 4 pixels.
+        """Returns logits `[B, ceil(H / 4), ceil(W / 4), K]` float32, if patches have 4 pixels per side.
 
         With `train`, returns the logits and the auxiliary head's logits `[B, ceil(H / 16), ceil(W / 16), K]` float32,
         or None without an auxiliary head.

@@ -245,10 +245,10 @@ def _plan(whole: Tiling, maps: int, itemsize: int, vmem: int, gates: int = 0) ->
 
     Args:
       whole: the plan with the map as one block.
-      maps: number of maps of which a step reads or writes a block.
+      maps: number of maps; a step reads or writes one block of each.
       itemsize: bytes per element.
       vmem: bytes of fast memory.
-      gates: number of gates' gradients of which a step writes a block.
+      gates: number of gates' gradients; a step writes one block of each.
     """
     height, reached = whole.height, max(whole.sizes) // 2
     most = min(height - 1, _MOST_ROWS)

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def computes(dtype: jnp.dtype | None) -> bool:
-    """Returns whether the kernels support this dtype, which only float32 is, and are compiled on this machine.
+    """Returns whether the kernels support this dtype (only float32) and are compiled on this machine.
 
     Args:
       dtype: dtype of the arrays, or None (not supported) if a layer has no fixed dtype.

@@ -34,7 +34,7 @@ def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) ->
     if classes.ndim != 2 or len(classes) != len(images):
         raise UserError(f"classes of shape {classes.shape} for {len(images)} images; expected one row per image")
     if classes.size and not 0 <= classes.min() <= classes.max() < known:
-        raise UserError(f"classes {classes.min()} to {classes.max()}; expected 0 to {known - 1}")
+        raise UserError(f"class indices are {classes.min()} to {classes.max()}; expected 0 to {known - 1}")
     maps, logits = _class_activation(model, jnp.asarray(images), jnp.asarray(classes))
     return np.asarray(maps), np.asarray(logits)
 

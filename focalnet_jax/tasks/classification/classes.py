@@ -208,7 +208,7 @@ def _eval_classes(config: FrozenConfigDict, name: str) -> tuple[str, Any]:
 
 
 def _called(config: FrozenConfigDict, name: str) -> str:
-    """Returns what messages call the data of an evaluation."""
+    """Returns the name of an evaluation's data in messages."""
     return f"split {config.data.eval_split}" if name == MAIN else f"evaluation {name}"
 
 

@@ -85,7 +85,7 @@ class Classifier:
         return self.preprocessing.describe()
 
     def portable(self) -> FocalNet:
-        """Returns the model without values, with implementations that run on all platforms."""
+        """Returns the model with shapes instead of values, and with implementations that run on all platforms."""
         config, precision = dataclasses.replace(self.model.config, **PORTABLE), get_precision(self.model.dtype)
         return nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0)))
 

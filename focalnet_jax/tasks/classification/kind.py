@@ -77,7 +77,7 @@ def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named:
     """Returns the config with the held-out fraction of the run, if both hold out images.
 
     A fraction set on the command line is kept. If it is larger, the evaluation includes training images of the run, and
-    a warning says so. The arguments are described in `Kind.evaluated_config`.
+    a warning is printed. The arguments are described in `Kind.evaluated_config`.
     """
     share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
     if not share or not asked or share == asked:

@@ -208,6 +208,9 @@ class Classification:
         logits = model(batch["image"], keys)
         return optax.softmax_cross_entropy(logits, batch["target"]).mean(), {}
 
+    def counts(self, model: nnx.Module, batch: Any, keys: jax.Array) -> None:
+        """Returns None: no loss is divided by numbers that depend on the model."""
+
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the normalized images `[B, H, W, 3]` float32 of an evaluation batch."""
         return normalize(batch["image"], self.mixing.normalization)

@@ -35,7 +35,7 @@ def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[floa
 
 
 def weigh(targets: jax.Array, weights: jax.Array, smoothing: float) -> jax.Array:
-    """Returns targets `[B, K]` whose mean cross-entropy is the mean of the original loss weighted by class.
+    """Returns targets `[B, K]` whose mean cross-entropy equals the class-weighted mean of the original loss.
 
     The weighted mean is the sum over examples and classes of weight x target x -log p, divided by the sum of the
     examples' weights, like `torch.nn.CrossEntropyLoss(weight, label_smoothing)` for class indices. The weight of a

@@ -65,6 +65,9 @@ class ATSSMethod:
         }
         return sum(parts.values()), parts
 
+    def counts(self, model: ATSS, batch: Mapping[str, Any], keys: jax.Array) -> None:
+        """Returns None: the losses are divided by the results of `prepare`."""
+
     def detect(self, model: ATSS, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch of normalized images, in pixels of the stored images."""
         anchors = self._anchors(batch["image"])

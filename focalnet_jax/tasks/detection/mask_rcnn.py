@@ -74,6 +74,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """The pass of a batch through the box head of a stage.
+
+    Attributes:
+      proposals: proposals that RoIs are drawn from, beside the objects.
+      regions: the RoIs.
+      logits: logits of the RoIs, `[B, R, K + 1]`.
+      deltas: deltas of the RoIs, `[B, R, K, 4]`.
+    """
+
+    proposals: Proposals
+    regions: Regions
+    logits: jax.Array
+    deltas: jax.Array
+
+
+@dataclass(frozen=True)
 class MaskRCNNMethod:
     """`Method` of Mask R-CNN and Cascade Mask R-CNN.
 
@@ -102,16 +119,23 @@ class MaskRCNNMethod:
         return self.rpn.targets(batch, self.anchors(batch["image"]), key)
 
     def loss(self, model: MaskRCNN, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss of prepared images, and its parts: of the proposals, and of each stage."""
+        """Returns the mean loss of prepared images, and its parts: of the proposals, and of each stage.
+
+        The losses of RoIs are divided by the result of `counts` for the global batch, `counts` in the batch, or by the
+        numbers of the given images if the batch has no such entry.
+        """
         maps = model.maps(batch["image"], keys)
         outputs = model.rpn(maps)
         parts = self.rpn_losses(outputs, batch)
-        proposals = self._proposals(*outputs, batch["size"], self.anchors(batch["image"]), self.sampling)
-        if keys is None:
-            draws = jax.random.split(jax.random.key(0), len(batch["size"]))
-        else:
-            draws = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-        return self.stage_losses(model, maps, batch, proposals, draws, parts, train=keys is not None)
+        passes = self.passes(model, maps, batch, self._training_proposals(outputs, batch), keys)
+        counts = batch.get("counts", _counts(passes))
+        return self.stage_losses(model, maps, batch, passes, counts, parts)
+
+    def counts(self, model: MaskRCNN, batch: Mapping[str, Any], keys: jax.Array) -> jax.Array:
+        """Returns the mean numbers of RoIs and of RoIs with an object per image in each stage, `[stages, 2]`."""
+        maps = model.maps(batch["image"], keys)
+        proposals = self._training_proposals(model.rpn(maps), batch)
+        return _counts(self.passes(model, maps, batch, proposals, keys))
 
     def rpn_losses(self, outputs: tuple[Any, Any], batch: Mapping[str, Any]) -> Metrics:
         """Returns the losses of the region proposal network, whose outputs are logits and deltas of all levels."""
@@ -120,89 +144,98 @@ class MaskRCNNMethod:
         classes, boxes = self.rpn.losses(_flat(logits), _flat_deltas(deltas), batch, anchors)
         return {"rpn_class_loss": classes, "rpn_box_loss": boxes}
 
-    def stage_losses(
+    def passes(
         self,
         model: MaskRCNN,
         maps: Sequence[jax.Array],
         batch: Mapping[str, Any],
         proposals: Proposals,
-        keys: jax.Array,
+        keys: jax.Array | None,
+    ) -> list[Pass]:
+        """Returns the samples and outputs of all stages in training, or in a validation without keys.
+
+        Args:
+          model: the detector.
+          maps: maps of the neck.
+          batch: `size`, `boxes` and `labels`.
+          proposals: proposals of the images.
+          keys: PRNG keys `[B]` of the images, see `loss`.
+        """
+        train, found = keys is not None, []
+        draws = sampling_keys(keys, len(batch["size"]))
+        for number, stage in enumerate(self.stages):
+            boxes, matched = candidates(batch, proposals, stage.thresholds)
+            samples = self._sampled(matched, jax.vmap(jax.random.fold_in, (0, None))(draws, number))
+            regions = regions_of(boxes, samples, batch, self.num_classes)
+            logits, deltas = model.box_head(model.regions(maps, regions.boxes, SIDE), number, train=train)
+            found.append(Pass(proposals, regions, logits, deltas))
+            proposals = self._refined(stage, found[-1], samples, batch)
+        return found
+
+    def _sampled(self, matched: jax.Array, keys: jax.Array) -> Samples:
+        numbers = self.sampling.rois, self.sampling.positives
+        return jax.vmap(lambda *given: draw(*given, *numbers))(matched, keys)
+
+    def _refined(self, stage: Stage, done: Pass, samples: Samples, batch: Mapping[str, Any]) -> Proposals:
+        """Returns the proposals of the next stage: the boxes of this one, without those that were objects."""
+        logits, deltas = jax.lax.stop_gradient((done.logits, done.deltas))
+        regions = done.regions
+        labels = jnp.where(regions.positive, regions.labels, jnp.argmax(logits[..., :-1], axis=-1))
+        boxes = decode(regions.boxes, of_class(deltas, labels), stage.stds, batch["size"][:, None])
+        kept = regions.used & (samples.boxes >= batch["labels"].shape[1]) & jnp.isfinite(boxes).all(axis=-1)
+        return Proposals(jnp.where(kept[..., None], boxes, 0), kept.astype(jnp.float32), kept)
+
+    def stage_losses(
+        self,
+        model: MaskRCNN,
+        maps: Sequence[jax.Array],
+        batch: Mapping[str, Any],
+        passes: Sequence[Pass],
+        counts: jax.Array,
         parts: Metrics,
-        *,
-        train: bool,
     ) -> tuple[jax.Array, Metrics]:
         """Returns the sum of `parts` and of the losses of all stages, and all parts.
 
         Args:
           model: the detector.
           maps: maps of the neck.
-          batch: `size`, `boxes`, `labels`, `masks` and `frames`.
-          proposals: proposals of the images.
-          keys: PRNG keys `[B]` of the samples.
+          batch: `size`, `masks` and `frames`.
+          passes: samples and outputs of all stages.
+          counts: numbers of RoIs and of RoIs with an object per image in each stage, `[stages, 2]`.
           parts: losses of the proposals.
-          train: whether BatchNorm uses the statistics of the batch.
         """
-        for number, stage in enumerate(self.stages):
-            found, matched = candidates(batch, proposals, stage.thresholds)
-            samples = self.sampled(matched, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
-            regions = regions_of(found, samples, batch, self.num_classes)
-            losses, proposals = self.stage(model, maps, batch, regions, samples, number, train=train)
+        for number, (stage, done) in enumerate(zip(self.stages, passes, strict=True)):
+            masked = done.regions.first(self.sampling.positives)
+            masks = model.mask_head(model.regions(maps, masked.boxes, MASK_SIDE), number)
+            # An empty batch counts as one RoI.
+            count, positives = jnp.maximum(counts[number] * len(masks), 1)
+            losses = {
+                "class_loss": class_loss(done.logits, done.regions, count),
+                "box_loss": self._box_loss(stage, done, count),
+                "mask_loss": mask_loss(masks, masked, batch, positives),
+            }
             name = f"stage{number + 1}_" if len(self.stages) > 1 else ""
             parts = parts | {f"{name}{part}": stage.weight * loss for part, loss in losses.items()}
         return sum(parts.values()), parts
 
-    def sampled(self, matched: jax.Array, keys: jax.Array) -> Samples:
-        """Returns random samples of the candidates of each image, whose matches are `matched` `[B, P]`."""
-        numbers = self.sampling.rois, self.sampling.positives
-        return jax.vmap(lambda *given: draw(*given, *numbers))(matched, keys)
+    def _box_loss(self, stage: Stage, done: Pass, count: jax.Array) -> jax.Array:
+        regions = done.regions
+        if not stage.giou:
+            return delta_loss(done.deltas, regions, stage.stds, count)
+        boxes = decode(regions.boxes, of_class(done.deltas, regions.labels), stage.stds)
+        return stage.giou * jnp.where(regions.positive, 1 - giou(boxes, regions.targets), 0).sum() / count
 
-    def stage(
-        self,
-        model: MaskRCNN,
-        maps: Sequence[jax.Array],
-        batch: Mapping[str, Any],
-        regions: Regions,
-        samples: Samples,
-        number: int,
-        *,
-        train: bool,
-    ) -> tuple[Metrics, Proposals]:
-        """Returns the losses of a stage, and the proposals of the next one: its boxes, without those of objects."""
-        stage, masked = self.stages[number], regions.first(self.sampling.positives)
-        logits, deltas = model.box_head(model.regions(maps, regions.boxes, SIDE), number, train=train)
-        masks = model.mask_head(model.regions(maps, masked.boxes, MASK_SIDE), number)
-        count = jnp.maximum(regions.used.sum(), 1)
-        if stage.giou:
-            boxes = decode(regions.boxes, of_class(deltas, regions.labels), stage.stds)
-            overlaps = jnp.where(regions.positive, 1 - giou(boxes, regions.targets), 0)
-            box_loss = stage.giou * overlaps.sum() / count
-        else:
-            box_loss = delta_loss(deltas, regions, stage.stds, count)
-        losses = {
-            "class_loss": class_loss(logits, regions, count),
-            "box_loss": box_loss,
-            "mask_loss": mask_loss(masks, masked, batch, jnp.maximum(masked.positive.sum(), 1)),
-        }
-        logits, deltas = jax.lax.stop_gradient((logits, deltas))
-        labels = jnp.where(regions.positive, regions.labels, jnp.argmax(logits[..., :-1], axis=-1))
-        refined = decode(regions.boxes, of_class(deltas, labels), stage.stds, batch["size"][:, None])
-        slots = batch["labels"].shape[1]
-        kept = regions.used & (samples.boxes >= slots) & jnp.isfinite(refined).all(axis=-1)
-        return losses, Proposals(jnp.where(kept[..., None], refined, 0), kept.astype(jnp.float32), kept)
-
-    def _proposals(
-        self, logits: Any, deltas: Any, sizes: jax.Array, anchors: Anchors, sampling: Sampling | None
-    ) -> Proposals:
-        number, kept = self.options.candidates, self.options.candidates
-        if sampling is not None:
-            number, kept = sampling.candidates, sampling.proposals
-        return self.rpn.proposals(logits, deltas, sizes, anchors, number, kept)
+    def _training_proposals(self, outputs: tuple[Any, Any], batch: Mapping[str, Any]) -> Proposals:
+        sampling = self.sampling
+        anchors = self.anchors(batch["image"])
+        return self.rpn.proposals(*outputs, batch["size"], anchors, sampling.candidates, sampling.proposals)
 
     def detect(self, model: MaskRCNN, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch of normalized images with masks, in pixels of the stored images."""
         maps, sizes = model.maps(batch["image"]), batch["size"]
         logits, deltas = model.rpn(maps)
-        proposals = self._proposals(logits, deltas, sizes, self.anchors(batch["image"]), None)
+        number = self.options.candidates
+        proposals = self.rpn.proposals(logits, deltas, sizes, self.anchors(batch["image"]), number, number)
         boxes, total = proposals.boxes, 0.0
         for number, stage in enumerate(self.stages):
             logits, deltas = model.box_head(model.regions(maps, boxes, SIDE), number)
@@ -236,6 +269,24 @@ class MaskRCNNMethod:
             logits = jnp.take_along_axis(model.mask_head(x, number), labels, axis=-1)[..., 0]
             total += jax.nn.sigmoid(logits)
         return total / len(self.stages)
+
+
+def sampling_keys(keys: jax.Array | None, count: int) -> jax.Array:
+    """Returns the keys `[B]` of the samples of B images, always the same ones if `keys` is None."""
+    if keys is None:
+        return jax.random.split(jax.random.key(0), count)
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+
+
+def _counts(passes: Sequence[Pass]) -> jax.Array:
+    """Returns the numbers of RoIs and of RoIs with an object per image in each stage, `[stages, 2]`."""
+    numbers = [
+        jnp.stack(
+            [jnp.mean(kind.sum(axis=1).astype(jnp.float32)) for kind in (done.regions.used, done.regions.positive)]
+        )
+        for done in passes
+    ]
+    return jnp.stack(numbers)
 
 
 def _flat(levels: Sequence[jax.Array]) -> jax.Array:

@@ -34,6 +34,9 @@ class Method(Protocol):
             stochastic depth, and the samples are always the same.
         """
 
+    def counts(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array) -> jax.Array | None:
+        """Returns means over images that the losses are divided by, or None, see `Task.counts`."""
+
     def detect(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch, with leaves `[B, ...]`, in pixels of the stored images.
 

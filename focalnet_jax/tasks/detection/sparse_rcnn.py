@@ -89,6 +89,9 @@ class SparseRCNNMethod:
         differences, overlaps = (jnp.where(positive, each, 0).sum() for each in (differences, overlaps))
         return _CLASS_WEIGHT * focal, _BOX_WEIGHT * differences, _GIOU_WEIGHT * overlaps
 
+    def counts(self, model: SparseRCNN, batch: Mapping[str, Any], keys: jax.Array) -> None:
+        """Returns None: the losses are divided by the results of `prepare`."""
+
     def detect(self, model: SparseRCNN, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch of normalized images, in pixels of the stored images.
 

@@ -210,6 +210,10 @@ class Detection:
         loss, parts = method_of(self.config).loss(model, batch, keys)
         return loss, parts | {"excess_boxes": jnp.mean(batch["excess"].astype(jnp.float32))}
 
+    def counts(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array) -> jax.Array | None:
+        """Returns the counts of the detector's `Method`."""
+        return method_of(self.config).counts(model, batch, keys)
+
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the normalized images `[B, H, W, 3]` float32 of a batch."""
         return normalize(batch["image"], self._normalization)

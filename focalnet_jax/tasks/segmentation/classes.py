@@ -17,12 +17,14 @@ from focalnet_jax.tasks.segmentation.sources import PairSource
 
 @dataclass(frozen=True)
 class RelabelledPairs:
-    """Images with masks that store outputs of a model. All other attributes are those of `source`.
+    """The images of a source, with masks that store outputs of a model instead of classes.
+
+    Attributes that are not listed here are those of `source`.
 
     Attributes:
-      source: the images with masks.
+      source: the images with masks that store classes.
       class_names: names of the outputs.
-      outputs: output of each class of the source.
+      outputs: index of the output for each class of the source.
     """
 
     source: PairSource

@@ -1,4 +1,4 @@
-"""Figures of an image with its true classes: an augmented training image, and a prediction beside the ground truth."""
+"""Figures of an image with its true classes: an augmented training image, or a prediction with the ground truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROWS = 3  # rows of every legend, so that all figures of a batch have the same 
 
 
 def training_figure(image: np.ndarray, mask: np.ndarray, names: Sequence[str], colours: np.ndarray) -> np.ndarray:
-    """Returns an image beside the same image with its classes drawn over it, and a legend of a fixed number of rows.
+    """Returns an image next to the same image with its classes drawn over it, above a legend with a fixed height.
 
     Args:
       image: the image, `[H, W, 3]` uint8.

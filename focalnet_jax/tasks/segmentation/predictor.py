@@ -77,7 +77,7 @@ class Segmenter:
         return fit_in_words(self.inference.box, self.preprocessing.normalization)
 
     def portable(self) -> UPerNet:
-        """Returns the model without values, with implementations that run on all platforms."""
+        """Returns the model with shapes instead of values, and with implementations that run on all platforms."""
         leaves = named_leaves(nnx.to_pure_dict(nnx.state(self.model)))
         shapes = {name: leaf.shape for name, leaf in leaves.items()}
         heads, classes = heads_from_shapes(shapes, self.model.decode_head.pool_scales, "the model")
@@ -85,7 +85,7 @@ class Segmenter:
         return abstract_upernet(config, heads, np.dtype(self.backbone.dtype).name)
 
     def outputs(self, model: UPerNet, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, h, w, K]` float32 for normalized images `[B, h, w, 3]`, resized to their size."""
+        """Returns logits `[B, h, w, K]` float32, resized to the size of the normalized images `[B, h, w, 3]`."""
         return bilinear(model(images), images.shape[1:3])
 
     @cached_property

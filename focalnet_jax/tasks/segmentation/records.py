@@ -22,7 +22,7 @@ class PairRecords:
       path: see `TfdsRecords`.
       split: see `TfdsRecords`.
       cache: see `TfdsRecords`.
-      classes: file with the classes, see `read_segment_classes`; None for those of the data set.
+      classes: file with the classes, see `read_segment_classes`; None for the classes of the data set.
       reduce_zero_label: whether the stored label 0 means ignored; None: the value in the card of the data set, or else
         False.
 
@@ -32,7 +32,8 @@ class PairRecords:
       coding: coding of the masks, for `decode_pair`.
 
     Raises:
-      UserError: see `TfdsRecords`; or the data set has no images or masks, or other numbers of classes.
+      UserError: see `TfdsRecords`; or the data set has no images or masks, `classes` has a different number of classes,
+        or there are too many classes.
     """
 
     size = None  # images may have different sizes

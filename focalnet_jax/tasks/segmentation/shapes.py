@@ -79,7 +79,7 @@ class Inference:
 
 
 def inference_of(config: FrozenConfigDict) -> Inference:
-    """Returns the options of a config.
+    """Returns the options of inference in a config.
 
     Raises:
       UserError: windows are further apart than they are large, so that they would not cover the image.

@@ -247,6 +247,9 @@ class Segmentation:
             loss = decode + self.config.head.auxiliary_weight * parts["auxiliary_loss"]
         return loss, parts
 
+    def counts(self, model: nnx.Module, batch: Any, keys: jax.Array) -> None:
+        """Returns None: no loss is divided by numbers that depend on the model."""
+
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the normalized images `[B, H, W, 3]` float32 of a batch."""
         return normalize(batch["image"], from_config(self.config.data).normalization)
@@ -256,7 +259,7 @@ class Segmentation:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, jax.Array], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch beside the same image with its classes, above a legend.
+        """Returns the image at `index` of a prepared batch next to the same image with its classes, above a legend.
 
         Padding is drawn in the mean colour, with stripes like all ignored pixels. The caption states the number of
         classes and the fraction of ignored pixels.
