@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax.convert.read_upernet import weights_task
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.data.decode import UnreadableImageError, decode
 from focalnet_jax.data.formats import IMAGE_SUFFIXES
 from focalnet_jax.data.listing import list_images
@@ -26,8 +26,8 @@ __all__ = ["Classifier", "find_pictures", "load_classifier", "load_predictor", "
 def load_predictor(path: str | Path, name: str | None = None, **options: Any) -> Predictor:
     """Returns a predictor with the weights at `path`, in any format.
 
-    The task is the task of the run that wrote the checkpoint, or segmentation for a UPerNet in another format. Other
-    weights are loaded as a classifier.
+    The task is the task of the run that wrote the checkpoint. In other formats, it is segmentation for a UPerNet and
+    detection for a detector; other weights are loaded as a classifier.
 
     Args:
       path: path of the weights, see `load_model`.

@@ -1,11 +1,12 @@
-"""Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,mmseg,orbax}.
+"""Convert FocalNet weights: python -m focalnet_jax.convert SRC DST --to {microsoft,timm,huggingface,mmseg,mmdet,orbax}.
 
 SRC is a torch.save file or a safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory,
 a checkpoint of this package, or an address on the Hugging Face Hub, hf://ORG/NAME[@REVISION][/FILE]. The format and the
 model are recognised from the tensors, which may be under any key or prefix. DST is a .pth or .safetensors file
-(microsoft, timm, mmseg) or a directory (huggingface, orbax, timm). Weights of segmentation, UPerNet with FocalNet, are
-written in the formats mmseg, huggingface and orbax. DST may also be a repository on the hub, hf://ORG/NAME: the
-command shows the files and the model card, and sends them with --upload.
+(microsoft, timm, mmseg, mmdet) or a directory (huggingface, orbax, timm). Weights of segmentation, UPerNet with
+FocalNet, are written in the formats mmseg, huggingface and orbax; those of detectors in the formats mmdet and orbax.
+DST may also be a repository on the hub, hf://ORG/NAME: the command shows the files and the model card, and sends them
+with --upload.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from focalnet_jax.checkpoint.steps import FOLDER, find_checkpoint
 from focalnet_jax.convert.adapt import HEAD_POLICIES, adapt
+from focalnet_jax.convert.detectors import DetectorWeights
 from focalnet_jax.convert.directories import choose_file
 from focalnet_jax.convert.files import is_checkpoint, sha256, weight_files
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR
@@ -29,13 +31,16 @@ from focalnet_jax.convert.publish import (
     prepared,
     send,
 )
-from focalnet_jax.convert.read_upernet import read_upernet, weights_task
+from focalnet_jax.convert.read_detector import read_detector
+from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.recognise import check_options
 from focalnet_jax.convert.tables import TABLES
 from focalnet_jax.convert.tensors import DTYPES
 from focalnet_jax.convert.upernet import UPerNetWeights
 from focalnet_jax.convert.weights import Weights, read_weights
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.convert.write import WriteReport, write_weights
+from focalnet_jax.convert.write_detector import write_detector
 from focalnet_jax.convert.write_upernet import write_upernet
 from focalnet_jax.data.class_lists import NUM_1K
 from focalnet_jax.errors import UserError
@@ -44,8 +49,12 @@ from focalnet_jax.hub.download import local_path
 from focalnet_jax.hub.upload import parse_destination
 from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
 from focalnet_jax.programs.run_command import printable, run_command
+from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.storage.address import AnyPath, is_bucket, refuse_mistyped, resolved, to_path
 from focalnet_jax.system.signals import handled
+
+# Formats for weights of one task only.
+_FORMATS_OF_TASKS = {"mmseg": "segmentation", "mmdet": "detection"}
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +62,7 @@ def main(arguments: list[str]) -> int:
     parser = make_parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
-    parser.add_argument("--to", required=True, choices=[*TABLES, "mmseg", "orbax"], help="format to write")
+    parser.add_argument("--to", required=True, choices=[*TABLES, *_FORMATS_OF_TASKS, "orbax"], help="format to write")
     add_weights_flags(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the tensors written (default: the dtype in SRC)")
     parser.add_argument(
@@ -97,16 +106,11 @@ def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
     def write(destination: Path) -> WriteReport:
         if isinstance(weights, UPerNetWeights):
             return write_upernet(weights, destination, format=flags.to, dtype=flags.dtype)
+        if isinstance(weights, DetectorWeights):
+            return write_detector(weights, destination, format=flags.to, dtype=flags.dtype)
         return write_weights(weights, destination, format=flags.to, dtype=flags.dtype, image_size=size)
 
-    if isinstance(weights, UPerNetWeights):
-        _check_segmentation(flags)
-    elif flags.to == "mmseg":
-        raise UserError(
-            f"--to mmseg writes weights of segmentation, and {flags.source} has "
-            f"{'a classifier' if weights.config.num_classes else 'only a backbone'}: train segmentation from it with "
-            "init_from"
-        )
+    _check_task(weights, flags)
     if repository is None:
         _refuse_inside(source, Path(flags.destination))
         weights = _with_head(weights, flags.head, flags.num_classes)
@@ -131,22 +135,37 @@ def _convert(flags: argparse.Namespace, size: tuple[int, int] | None) -> None:
 
 def _read(flags: argparse.Namespace) -> Weights:
     options = check_options(flags.option)
-    if flags.head != "drop" and weights_task(flags.source, flags.weights) == "segmentation":
+    task = weights_task(flags.source, flags.weights) if flags.head != "drop" else None
+    if task == "segmentation":
         return read_upernet(flags.source, flags.model, options, which=flags.weights)
+    if task == "detection":
+        return read_detector(flags.source, flags.model, options, which=flags.weights)
     return read_weights(flags.source, flags.model, options, which=flags.weights, head=flags.head)
 
 
-def _check_segmentation(flags: argparse.Namespace) -> None:
-    """Raises `UserError` for flags that weights of segmentation do not support."""
+def _check_task(weights: Weights, flags: argparse.Namespace) -> None:
+    """Raises `UserError` for a format and flags that weights of their task do not support."""
+    if (task := _FORMATS_OF_TASKS.get(flags.to, weights.task)) != weights.task:
+        has = "a classifier" if weights.config.num_classes else "only a backbone"
+        if weights.task != TASKS[0]:
+            has = f"weights of {weights.task}"
+        raise UserError(
+            f"--to {flags.to} writes weights of {task}, and {flags.source} has {has}: train {task} from it with "
+            "init_from"
+        )
+    if weights.task == TASKS[0]:
+        return
     given = {"--head remap": flags.head == "remap", "--num-classes": flags.num_classes is not None}
     given["--image-size"] = flags.image_size is not None
     if used := [flag for flag, is_given in given.items() if is_given]:
-        raise UserError(f"{used[0]} is for classifiers, and {flags.source} has weights of segmentation: omit the flag")
+        raise UserError(
+            f"{used[0]} is for classifiers, and {flags.source} has weights of {weights.task}: omit the flag"
+        )
 
 
 def _print_read(source: str, weights: Weights, report: WriteReport) -> None:
     print(f"read      {source}: {weights.format}, {weights.name or 'no released variant'}, {weights.dtype}")
-    what = "UPerNet, " if isinstance(weights, UPerNetWeights) else ""
+    what = "" if weights.task == TASKS[0] else f"{weights.what.removesuffix(' with FocalNet')}, "
     print(f"model     {what}{weights.count:,} parameters, {weights.config.num_classes} classes")
     for note in (*weights.notes, *report.notes):
         print(f"note      {note}")

@@ -22,8 +22,10 @@ from focalnet_jax.settings import settings_of
 from focalnet_jax.settings.tasks import task_of
 
 CARD = "README.md"
-_LIBRARIES = {"huggingface": "transformers", "timm": "timm", "mmseg": "mmsegmentation"}
-_METRICS = {"miou": "mean_iou", "macc": "mean_accuracy"}  # the hub's types of metrics; of all others: accuracy
+_LIBRARIES = {"huggingface": "transformers", "timm": "timm", "mmseg": "mmsegmentation", "mmdet": "mmdetection"}
+# The hub's types of metrics; of all others: accuracy.
+_METRICS = {"miou": "mean_iou", "macc": "mean_accuracy"}
+_METRICS |= dict.fromkeys(("bbox_ap", "bbox_ap50", "segm_ap", "segm_ap50"), "mean_average_precision")
 _PAPER = "https://arxiv.org/abs/2203.11926"
 _MEASURED = "eval/"  # prefix of evaluation metrics
 _VERSION = re.compile(r"[\d.]+")  # name of the innermost folder of a prepared data set
@@ -33,20 +35,16 @@ _VERSION = re.compile(r"[\d.]+")  # name of the innermost folder of a prepared d
 class _Task:
     """Words of a task in cards."""
 
-    model: str
     hub: str  # the hub's name of the task
-    load: str  # call of transformers that loads the model, with the repository as {}
+    load: str  # call of transformers that loads the model, with the repository as {}; empty if there is none
 
 
 _TASKS = {
-    "classification": _Task(
-        "A FocalNet", "image-classification", 'AutoModelForImageClassification.from_pretrained("{}")'
-    ),
+    "classification": _Task("image-classification", 'AutoModelForImageClassification.from_pretrained("{}")'),
     "segmentation": _Task(
-        "UPerNet with FocalNet",
-        "image-segmentation",
-        'AutoModelForSemanticSegmentation.from_pretrained("{}", trust_remote_code=True)',
+        "image-segmentation", 'AutoModelForSemanticSegmentation.from_pretrained("{}", trust_remote_code=True)'
     ),
+    "detection": _Task("object-detection", ""),
 }
 
 
@@ -86,7 +84,7 @@ def model_card(
     Args:
       weights: the weights.
       address: the repository for the card.
-      format: format of the weights in the repository, "huggingface", "timm" or "mmseg".
+      format: format of the weights in the repository, "huggingface", "timm", "mmseg" or "mmdet".
       source: the path or address from which the weights were read, as given by the user.
       run: the run that trained the weights, or None if the weights are not a checkpoint of a run.
       license: the hub's identifier of the licence, or None if the licence is unknown.
@@ -95,7 +93,7 @@ def model_card(
     parts = [
         _front_matter(weights, format, source, run, license, title),
         f"# {title}",
-        f"{_TASKS[weights.task].model} ([Focal Modulation Networks]({_PAPER})) in the format of {_LIBRARIES[format]}, "
+        f"{weights.what} ([Focal Modulation Networks]({_PAPER})) in the format of {_LIBRARIES[format]}, "
         "written by focalnet_jax.",
         _section("Model", _about_model(weights, license)),
         _use(weights, address, format),
@@ -169,7 +167,7 @@ def _use(weights: Weights, address: Address, format: str) -> str:
     if format == "huggingface":
         load = _TASKS[weights.task].load.format(address.repo)
         lines += ["", f"from transformers import {load.partition('.')[0]}", "", f"model = {load}"]
-    elif format == "mmseg":
+    elif format in ("mmseg", "mmdet"):
         lines += ["", "from huggingface_hub import hf_hub_download", "from safetensors.torch import load_file", ""]
         lines.append(f'state_dict = load_file(hf_hub_download("{address.repo}", "model.safetensors"))')
     elif timm_name(weights.config, weights.name):

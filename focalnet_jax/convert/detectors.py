@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from focalnet_jax.model.heads.mask_rcnn import CascadeMaskRCNN, MaskRCNN, summar
 from focalnet_jax.model.heads.sparse_rcnn import SparseRCNN, summarize_sparse_rcnn
 from focalnet_jax.model.precision import Precision, get_precision
 from focalnet_jax.model.summary import Summary
-from focalnet_jax.parameters import with_leaves
+from focalnet_jax.parameters import named_leaves, with_leaves
 
 TASK = "detection"
 
@@ -30,12 +31,14 @@ class Architecture:
     """A detector.
 
     Attributes:
+      title: name of the detector in texts.
       build: class of the model.
       summarize: function that returns the summary of a model for a size of images.
       defaults: the original's options, which the class has as arguments.
       last: regular expression that matches the names of parameters whose shapes depend on the number of classes.
     """
 
+    title: str
     build: Callable[..., nnx.Module]
     summarize: Callable[[Any, tuple[int, int]], Summary]
     defaults: Mapping[str, int]
@@ -44,11 +47,17 @@ class Architecture:
 
 _REGION_OUTPUTS = r"roi_head/(bbox_head/(\d/)?fc_(cls|reg)|mask_head/(\d/)?conv_logits)/"
 ARCHITECTURES = {
-    "atss": Architecture(ATSS, summarize_atss, {"convs": 4}, "bbox_head/atss_cls/"),
-    "mask_rcnn": Architecture(MaskRCNN, summarize_mask_rcnn, {"hidden": 1024}, _REGION_OUTPUTS),
-    "cascade_mask_rcnn": Architecture(CascadeMaskRCNN, summarize_mask_rcnn, {"hidden": 1024}, _REGION_OUTPUTS),
+    "atss": Architecture("ATSS", ATSS, summarize_atss, {"convs": 4}, "bbox_head/atss_cls/"),
+    "mask_rcnn": Architecture("Mask R-CNN", MaskRCNN, summarize_mask_rcnn, {"hidden": 1024}, _REGION_OUTPUTS),
+    "cascade_mask_rcnn": Architecture(
+        "Cascade Mask R-CNN", CascadeMaskRCNN, summarize_mask_rcnn, {"hidden": 1024}, _REGION_OUTPUTS
+    ),
     "sparse_rcnn": Architecture(
-        SparseRCNN, summarize_sparse_rcnn, {"hidden": 2048, "proposals": 300}, r"roi_head/bbox_head/\d/fc_cls/"
+        "Sparse R-CNN",
+        SparseRCNN,
+        summarize_sparse_rcnn,
+        {"hidden": 2048, "proposals": 300},
+        r"roi_head/bbox_head/\d/fc_cls/",
     ),
 }
 """The detectors by their values of `head.name`."""
@@ -91,6 +100,11 @@ class DetectorWeights(Weights):
 
     task = TASK
 
+    @property
+    def what(self) -> str:
+        """Name of the model."""
+        return f"{self.head.architecture.title} with FocalNet"
+
 
 def head_from_dict(values: Mapping[str, Any]) -> DetectorHead:
     """Returns the head in the `head` section of a run's config, or in the output of `DetectorHead.to_dict`.
@@ -121,6 +135,7 @@ def build_detector(
     return build(config, config.num_classes, precision=precision, rngs=rngs, platform=platform, **options)
 
 
+@lru_cache(maxsize=8)
 def abstract_detector(config: FocalNetConfig, head: DetectorHead, dtype: str = "float32") -> nnx.Module:
     """Returns the model without values."""
     return nnx.eval_shape(lambda: build_detector(config, head, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
@@ -130,6 +145,12 @@ def with_variables(config: FocalNetConfig, head: DetectorHead, leaves: Mapping[s
     """Returns trees of the parameters and of the running statistics with these values by name."""
     _, *shapes = nnx.split(abstract_detector(config, head), nnx.Param, ...)
     return tuple(with_leaves(nnx.to_pure_dict(each), leaves) for each in shapes)
+
+
+def all_variables(weights: DetectorWeights) -> Any:
+    """Returns parameters and running statistics in one tree, as the tables of `tables_detection` have them."""
+    leaves = named_leaves(weights.params) | named_leaves(weights.statistics)
+    return with_leaves(nnx.to_pure_dict(nnx.state(abstract_detector(weights.config, weights.head))), leaves)
 
 
 def detector_of(weights: DetectorWeights, dtype: str = "float32") -> nnx.Module:

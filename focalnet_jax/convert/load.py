@@ -17,18 +17,21 @@ from focalnet_jax.checkpoint.steps import find_checkpoint, read_metadata
 from focalnet_jax.checkpoint.weights import load_params, load_statistics, weights_item
 from focalnet_jax.convert.adapt import adapt, check_adaptable, needs_surgery
 from focalnet_jax.convert.checkpoint_metadata import check_which, checkpoint_info
+from focalnet_jax.convert.detectors import detector_of
 from focalnet_jax.convert.files import is_checkpoint
 from focalnet_jax.convert.info import WeightsInfo
-from focalnet_jax.convert.read_upernet import read_upernet, weights_task
+from focalnet_jax.convert.read_detector import read_detector
+from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.upernet import upernet_of
 from focalnet_jax.convert.weights import Weights, describe_non_finite, read_weights
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNet, FocalNetConfig
-from focalnet_jax.model.heads.upernet import UPerNet
 from focalnet_jax.model.precision import get_precision
 from focalnet_jax.model.variants import checked_fields, model_from_metadata
 from focalnet_jax.parameters import named_leaves, nested
+from focalnet_jax.settings.tasks import TASKS
 
 
 def load_model(
@@ -39,10 +42,10 @@ def load_model(
     dtype: str | Any = "float32",
     weights: str | None = None,
     **options: Any,
-) -> FocalNet | UPerNet:
+) -> nnx.Module:
     """Returns the model with the weights at `path`, in any supported format.
 
-    It is a FocalNet, or UPerNet for weights of segmentation unless `head` is "drop".
+    It is a FocalNet, or UPerNet or a detector for weights of segmentation or detection unless `head` is "drop".
 
     Args:
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
@@ -68,8 +71,9 @@ def load_model(
         must do instead.
     """
     options = checked_fields(options)
-    if head == "keep" and weights_task(path, weights) == "segmentation":
-        return _load_upernet(path, name, weights, dtype, options)
+    task = weights_task(path, weights) if head == "keep" else TASKS[0]
+    if task in _DENSE:
+        return _load_dense(task, path, name, weights, dtype, options)
     not_from_shapes = {key: options[key] for key in NOT_FROM_SHAPES if key in options}
     read = read_weights(path, name, not_from_shapes, which=weights, head=head)
     if read.dtype != "float32":
@@ -81,16 +85,23 @@ def load_model(
     return model_of(read, dtype)
 
 
-def _load_upernet(path: str | Path, name: str | None, which: str | None, dtype: Any, options: Any) -> UPerNet:
+# By task of a model around a FocalNet: functions that read its weights and build it.
+_DENSE = {"segmentation": (read_upernet, upernet_of), "detection": (read_detector, detector_of)}
+
+
+def _load_dense(
+    task: str, path: str | Path, name: str | None, which: str | None, dtype: Any, options: Any
+) -> nnx.Module:
+    read_model, build = _DENSE[task]
     given = {key: value for key, value in options.items() if key in NOT_FROM_SHAPES}
     if others := sorted(options.keys() - given.keys()):
-        raise UserError(f"{path} has weights of segmentation, whose {others[0]} cannot be replaced: leave it out")
-    read = read_upernet(path, name, given, which=which)
+        raise UserError(f"{path} has weights of {task}, whose {others[0]} cannot be replaced: leave it out")
+    read = read_model(path, name, given, which=which)
     if read.dtype != "float32":
         warnings.warn(f"{path} contains {read.dtype} weights; they are converted to float32", stacklevel=3)
     for decision in read.decisions:
         warnings.warn(f"{path}: {decision}", stacklevel=3)
-    return upernet_of(read, dtype)
+    return build(read, dtype)
 
 
 def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from focalnet_jax.convert.detectors import TASK, DetectorHead, DetectorWeights
 from focalnet_jax.convert.load import Loaded, load_backbone, warn_non_finite
 from focalnet_jax.convert.mapping import check_keys
 from focalnet_jax.convert.read_detector import read_detector
-from focalnet_jax.convert.read_upernet import weights_task
+from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.start import Start
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.parameters import named_leaves, nested
+
+_FLAG = "--config.model."
 
 
 def is_detector(path: str | Path, which: str | None = None) -> bool:
@@ -26,15 +30,25 @@ def is_detector(path: str | Path, which: str | None = None) -> bool:
     return weights_task(path, which) == TASK
 
 
-def read_detector_start(path: str, which: str | None, canvas: tuple[int, int]) -> Start:
+def read_detector_start(
+    path: str,
+    which: str | None,
+    canvas: tuple[int, int],
+    name: str | None = None,
+    options: Mapping[str, bool] | None = None,
+    assumed: Mapping[str, bool] | None = None,
+) -> Start:
     """Returns the architecture, canvas and class names stored with the weights of a detector.
 
     Args:
       path: see `read_weights`.
       which: see `read_weights`.
       canvas: height and width of the canvas, if it is not stored.
+      name: name of the variant, or None to recognise it.
+      options: options of the backbone given by the user.
+      assumed: options of the backbone in the target model.
     """
-    weights = read_detector(path, which=which)
+    weights = read_detector(path, name, options, assumed, which=which, flag=_FLAG)
     how = weights.info.preprocessing
     size = canvas if how is None or weights.info.normalization_only else how.size
     return Start(weights.name, weights.config, size, weights.info.classes)
@@ -78,14 +92,15 @@ def load_detector(
                 "evaluate weights of detection"
             )
         return load_backbone(path, config, like.params, "backbone/", seed=seed, which=which)
-    weights = read_detector(path, which=which)
+    assumed = {key: getattr(config, key) for key in NOT_FROM_SHAPES}
+    weights = read_detector(path, assumed=assumed, which=which, flag=_FLAG)
     check_adaptable(weights.config, dataclasses.replace(config, num_classes=weights.config.num_classes), surgery=False)
     _check_head(weights, config, head, init, evaluated=evaluated)
     leaves, info, notes = named_leaves(weights.params), weights.info, list(weights.notes)
     if init == "drop" and not evaluated:
         last = re.compile(head.architecture.last)
+        notes.append(f"new last layers ({_layers(filter(last.match, leaves))}) for {config.num_classes} classes")
         leaves = {name: leaf for name, leaf in leaves.items() if not last.match(name)}
-        notes.append(f"new last layers for {config.num_classes} classes")
         info = dataclasses.replace(info, classes=(), words=None)
     warn_non_finite(path, weights.params)
     params, statistics = (
@@ -94,6 +109,12 @@ def load_detector(
     )
     source = f"{path} ({'; '.join((weights.format, weights.dtype, *notes))})"
     return Loaded(params, source, info, statistics)
+
+
+def _layers(names: Iterable[str]) -> str:
+    """Returns the names of layers with these parameters, with * for the stages of a cascade."""
+    layers = (name.rpartition("/")[0].replace("/", ".") for name in names)
+    return ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", layer) for layer in layers}))
 
 
 def _check_head(

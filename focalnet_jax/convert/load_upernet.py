@@ -11,9 +11,10 @@ import numpy as np
 from focalnet_jax.convert.adapt import adapt
 from focalnet_jax.convert.load import Loaded, load_backbone, warn_non_finite
 from focalnet_jax.convert.mapping import check_keys
-from focalnet_jax.convert.read_upernet import read_upernet, weights_task
+from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.recognise import NOT_FROM_SHAPES
 from focalnet_jax.convert.upernet import Heads, UPerNetWeights, backbone_weights
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.parameters import named_leaves, nested

@@ -1,6 +1,6 @@
-"""Reads how images are normalized from the config that mmsegmentation stores as text in its files.
+"""Reads how images are normalized from the config that mmsegmentation and mmdetection store as text in their files.
 
-`meta["config"]` (mmcv, 0.x) and `meta["cfg"]` (mmengine, 1.x) are Python assignments. They are parsed, never executed.
+`meta["config"]` (mmcv) and `meta["cfg"]` (mmengine) are Python assignments. They are parsed, never executed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from focalnet_jax.hub.choice import DESCRIPTIONS, MODEL_FILES
 from focalnet_jax.hub.upload import Repository, find_repository, upload
 from focalnet_jax.model.released import license_of
 
-UPLOADED = ("huggingface", "timm", "mmseg")
+UPLOADED = ("huggingface", "timm", "mmseg", "mmdet")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{1,40}")
 
 
@@ -63,8 +63,8 @@ def check_upload_flags(flags: argparse.Namespace, *, on_the_hub: bool) -> None:
         raise UserError(f"--{given[0]} is for a destination on the hub, hf://ORG/NAME; DST is {flags.destination}")
     if on_the_hub and flags.to not in UPLOADED:
         raise UserError(
-            f"{flags.destination}: --to {flags.to} is written to a local path; expected --to huggingface or timm, or "
-            "--to mmseg for weights of segmentation"
+            f"{flags.destination}: --to {flags.to} is written to a local path; expected --to huggingface or timm, "
+            "--to mmseg for weights of segmentation, or --to mmdet for weights of detection"
         )
     if flags.license is not None and not _LICENSE.fullmatch(flags.license):
         raise UserError(
@@ -97,7 +97,7 @@ def prepared(
     card = model_card(weights, address, flags.to, source, run, license)
     with tempfile.TemporaryDirectory(prefix="focalnet_jax-") as folder:
         sent = Path(folder) / "model"
-        if flags.to == "mmseg":  # writes no directory
+        if flags.to in ("mmseg", "mmdet"):  # writes no directory
             sent.mkdir()
             report = write(sent / "model.safetensors")
         else:

@@ -7,22 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from focalnet_jax.checkpoint.steps import read_metadata
 from focalnet_jax.checkpoint.weights import read_arrays, weights_item
 from focalnet_jax.convert.candidates import Candidate
 from focalnet_jax.convert.checkpoint_metadata import check_which, checkpoint_info, reading_metadata
-from focalnet_jax.convert.class_names import class_names_of, palette_of
+from focalnet_jax.convert.dense_files import (
+    STATISTICS,
+    GivenOptions,
+    backbone_config,
+    check_given,
+    variant_of,
+    with_names,
+    with_normalization,
+)
 from focalnet_jax.convert.files import read_json
 from focalnet_jax.convert.huggingface import CONFIG, PREPROCESSOR, classes_in_config, options_in_config
 from focalnet_jax.convert.info import WeightsInfo
 from focalnet_jax.convert.mapping import check_keys, table_entries
 from focalnet_jax.convert.metadata import heads_in, own_info
-from focalnet_jax.convert.mmseg_configs import ConfiguredNormalization, configured_normalization
+from focalnet_jax.convert.mmseg_configs import configured_normalization
 from focalnet_jax.convert.opened import Opened, Step, open_weights
-from focalnet_jax.convert.recognise import NOT_FROM_SHAPES, is_variant, recognise, untagged
+from focalnet_jax.convert.recognise import untagged
 from focalnet_jax.convert.select import choose
 from focalnet_jax.convert.tables_upernet import COUNTERS, UPERNET_TABLES, tensors_to_variables
 from focalnet_jax.convert.tensors import Tensors
@@ -37,41 +44,21 @@ from focalnet_jax.convert.upernet import (
 from focalnet_jax.convert.weights import dtypes_of
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import UserError
-from focalnet_jax.model import FocalNetConfig, list_models, variant_config
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.variants import model_from_metadata
-from focalnet_jax.parameters import named_leaves, with_leaves
-from focalnet_jax.settings.tasks import TASKS, stored_task
+from focalnet_jax.parameters import named_leaves
+from focalnet_jax.settings.tasks import stored_task
 from focalnet_jax.storage.address import AnyPath
 
 _SEGMENTATION = "segmentation"
 _PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
-_FIRST = "backbone/patch_embed/proj/kernel"
-_SIGN = "decode_head.psp_modules.0.1.conv.weight"
+UPERNET_SIGN = "decode_head.psp_modules.0.1.conv.weight"
+"""A tensor that only UPerNet has."""
 # By format: the last layer of the decode head, the table of the backbone, and the norm of its first output.
 _FORMATS = {
     "mmseg": ("decode_head.conv_seg.weight", "microsoft", "norm0.weight"),
     "huggingface": ("decode_head.classifier.weight", "huggingface", "hidden_states_norms.stage1.weight"),
 }
-# By item of a checkpoint with weights: the item with their running statistics.
-_STATISTICS = {"params": "statistics", "ema": "ema_statistics"}
-# Options of the original's backbone that shapes do not determine. The original's code has no other values.
-_ORIGINAL = dict.fromkeys(NOT_FROM_SHAPES, False)
-
-
-def weights_task(path: str | Path, which: str | None = None) -> str:
-    """Returns the task of the weights at `path`: "segmentation" for UPerNet, else "classification".
-
-    For a checkpoint of this package, the result is the task of its run. The arguments and errors are those of
-    `read_weights`.
-    """
-    opened = open_weights(path, which)
-    if isinstance(opened, Step):
-        with reading_metadata(opened.path):
-            return stored_task(read_metadata(opened.path))
-    if not any(name.endswith(_SIGN) for name in opened.content):
-        return TASKS[0]
-    tensors, chosen, _, _ = choose(opened.content, str(opened.path), opened.which)
-    return TASKS[0] if _root(chosen, tensors) is None else _SEGMENTATION
 
 
 def read_upernet(
@@ -104,9 +91,9 @@ def read_upernet(
         return _from_checkpoint(opened.path, name, options or {}, which)
     source = str(opened.path)
     tensors, chosen, _, choice = choose(opened.content, source, opened.which)
-    root = _root(chosen, tensors)
+    root = upernet_root(chosen, tensors)
     if root is None:
-        raise UserError(f"{source} contains no UPerNet, whose tensors have names such as {_SIGN}")
+        raise UserError(f"{source} contains no UPerNet, whose tensors have names such as {UPERNET_SIGN}")
     format = _format(chosen, root, tensors, source)
     own = {name.removeprefix(root): name for name in tensors if name.startswith(tuple(root + part for part in _PARTS))}
     if broken := [name for name in own.values() if name in tensors.problems]:
@@ -114,9 +101,14 @@ def read_upernet(
     stated = read_json(opened.folder / CONFIG) if (opened.folder / CONFIG).is_file() else {}
     stated = stated if format == "huggingface" and stated.get("model_type") == "upernet" else {}
     held = tensors.renamed(own)
-    config, known, notes = _config(held.shapes, format, opened, stated, name, options or {}, assumed, flag)
-    given = heads_in(opened.path).get("pool_scales") or stated.get("pool_scales") or scales
-    heads, classes = heads_from_shapes(_kernels(held.shapes, format), given, source)
+    given = GivenOptions(name, options or {}, assumed, flag)
+    configured = options_in_config(stated.get("backbone_config") or {}, opened.folder / CONFIG)
+    codebase = "mmsegmentation" if format == "mmseg" else None
+    config, known, notes = backbone_config(
+        held.shapes, _FORMATS[format][1], source, given, configured=configured, codebase=codebase
+    )
+    windows = heads_in(opened.path).get("pool_scales") or stated.get("pool_scales") or scales
+    heads, classes = heads_from_shapes(_kernels(held.shapes, format), windows, source)
     config = dataclasses.replace(config, num_classes=classes)
     held, unfit = _with_auxiliary(held, heads, config, format)
     heads = dataclasses.replace(heads, auxiliary_channels=0) if unfit else heads
@@ -124,7 +116,7 @@ def read_upernet(
     params, statistics = with_variables(config, heads, named_leaves(tensors_to_variables(held, like, config, format)))
     info, named, cautions = _info(opened, stated, classes)
     normalized = configured_normalization(opened.content.configs) if format == "mmseg" else None
-    info, params, stored = _normalized(info, params, normalized)
+    info, params, stored = with_normalization(info, params, normalized)
     others = len(tensors) - len(own)
     notes = [
         *(*opened.notes, *opened.decisions, *tensors.notes, *choice),
@@ -137,9 +129,9 @@ def read_upernet(
     return UPerNetWeights(params, config, known, format, dtype, tuple(notes), info, decisions, statistics, heads)
 
 
-def _root(chosen: Candidate, tensors: Tensors) -> str | None:
+def upernet_root(chosen: Candidate, tensors: Tensors) -> str | None:
     """Returns the prefix of the UPerNet around a backbone, or None if the backbone is not part of one."""
-    return next((scope for scope in chosen.enclosing() if scope + _SIGN in tensors.shapes), None)
+    return next((scope for scope in chosen.enclosing() if scope + UPERNET_SIGN in tensors.shapes), None)
 
 
 def _format(chosen: Candidate, root: str, tensors: Tensors, source: str) -> str:
@@ -159,47 +151,6 @@ def _format(chosen: Candidate, root: str, tensors: Tensors, source: str) -> str:
             "each stage before its downsampling: --head drop (init_head=drop) takes only the backbone"
         )
     raise UserError(f"{source}: the decode head lacks its last layer, {_FORMATS['mmseg'][0]}; expected a whole UPerNet")
-
-
-def _config(
-    shapes: Mapping[str, tuple[int, ...]],
-    format: str,
-    opened: Opened,
-    stated: Mapping[str, Any],
-    name: str | None,
-    options: Mapping[str, bool],
-    assumed: Mapping[str, bool] | None,
-    flag: str,
-) -> tuple[FocalNetConfig, str | None, list[str]]:
-    """Returns the config of the backbone, the released variant (focal windows may differ) or None, and notes."""
-    backbone = {key.removeprefix("backbone."): shape for key, shape in shapes.items() if key.startswith("backbone.")}
-    configured = options_in_config(stated.get("backbone_config") or {}, opened.folder / CONFIG)
-    source, overlapped = "the target model", backbone.get("patch_embed.proj.weight", (0,))[-1] == 7
-    if name is not None:
-        source, assumed = f"variant {name}", {key: getattr(variant_config(name), key) for key in NOT_FROM_SHAPES}
-    elif assumed is None and format == "mmseg" and not overlapped:
-        source, assumed = "mmsegmentation's FocalNet", _ORIGINAL
-    found = recognise(
-        backbone,
-        format=_FORMATS[format][1],
-        configured=configured,
-        overrides=options,
-        assumed=assumed,
-        flag=flag,
-    )
-    known = variant_of(found.config)
-    if name is not None and not is_variant(found.config, name, {"focal_windows": found.config.focal_windows}):
-        raise UserError(f"{opened.path}: these are not the weights of {name}, but of {known or 'no released variant'}")
-    unshaped = ("drop_path_rate", "drop_rate", "layerscale_value")
-    config = dataclasses.replace(found.config, **{key: configured[key] for key in unshaped if key in configured})
-    sources = {key: source if found.sources[key] == "the target model" else found.sources[key] for key in _ORIGINAL}
-    return config, name or known, [f"{key}={getattr(config, key)} from {sources[key]}" for key in sources]
-
-
-def variant_of(config: FocalNetConfig) -> str | None:
-    """Returns the released variant that is equal to a backbone except for its focal windows, or None."""
-    windows = {"focal_windows": config.focal_windows}
-    return next((name for name in list_models() if is_variant(config, name, windows)), None)
 
 
 def _kernels(shapes: Mapping[str, tuple[int, ...]], format: str) -> dict[str, tuple[int, ...]]:
@@ -230,7 +181,7 @@ def _with_auxiliary(held: Tensors, heads: Heads, config: FocalNetConfig, format:
 
 def _info(opened: Opened, stated: Mapping[str, Any], classes: int) -> tuple[WeightsInfo, list[str], list[str]]:
     """Returns class names, palette and normalization, notes, and warnings."""
-    content, folder = opened.content, opened.folder
+    folder = opened.folder
     info = own_info(opened.path, classes) or WeightsInfo()
     if stated and (names := classes_in_config(folder / CONFIG, stated.get("id2label"), classes)):
         info = dataclasses.replace(info, classes=names)
@@ -238,46 +189,7 @@ def _info(opened: Opened, stated: Mapping[str, Any], classes: int) -> tuple[Weig
         raw = read_json(folder / PREPROCESSOR)
         data = {"mean": raw.get("image_mean"), "std": raw.get("image_std"), "image_size": 512}
         info = dataclasses.replace(info, preprocessing=from_config(data), normalization_only=True)
-    if info.palette is None:
-        info = dataclasses.replace(info, palette=palette_of(content.palettes, classes))
-    names, note = class_names_of(content.class_lists, classes)
-    if names is None or info.classes is not None:
-        return info, [], []
-    info = dataclasses.replace(info, classes=names)
-    return (info, [note], []) if names else (info, [], [note])
-
-
-def _normalized(
-    info: WeightsInfo, params: Any, found: ConfiguredNormalization | None
-) -> tuple[WeightsInfo, Any, list[str]]:
-    """Returns the info with the normalization in a config, parameters for inputs with red first, and notes."""
-    if found is None or info.preprocessing is not None:
-        return info, params, []
-    if found.normalization is None:
-        return info, params, [f"{found.refused}, and images are normalized with ImageNet's mean and std"]
-    data = {"mean": found.normalization.mean, "std": found.normalization.std, "image_size": 512}
-    info = dataclasses.replace(info, preprocessing=from_config(data), normalization_only=True)
-    if not found.blue_first:
-        return info, params, []
-    kernels = {_FIRST: np.flip(named_leaves(params)[_FIRST], 2)}
-    note = "input channels of the patch embedding reversed: the file's config has images with blue first"
-    return info, with_leaves(params, named_leaves(params) | kernels), [note]
-
-
-def check_given(step: AnyPath, config: FocalNetConfig, name: str | None, options: Mapping[str, bool]) -> None:
-    """Raises `UserError` if the model in a checkpoint is not what the user named.
-
-    Args:
-      step: the checkpoint.
-      config: config of its backbone.
-      name: name of the variant that the user gave, or None.
-      options: options of the backbone that the user gave.
-    """
-    if name is not None and not is_variant(config, name, {"focal_windows": config.focal_windows}):
-        raise UserError(f"{step} contains {variant_of(config) or 'no released variant'}, not {name}: omit the name")
-    for key, value in options.items():
-        if getattr(config, key) != value:
-            raise UserError(f"{key}={value} was given, but the checkpoint has {getattr(config, key)}: omit {key}")
+    return with_names(info, opened.content, classes)
 
 
 def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool], which: str | None) -> UPerNetWeights:
@@ -292,7 +204,7 @@ def _from_checkpoint(step: AnyPath, name: str | None, options: Mapping[str, bool
     check_given(step, config, name, options)
     with reading_metadata(step):
         item = weights_item(step)
-        params, statistics = (read_arrays(step, each) for each in (item, _STATISTICS[item]))
+        params, statistics = (read_arrays(step, each) for each in (item, STATISTICS[item]))
         arrays = params | statistics
         shapes = {key: tuple(value.shape) for key, value in arrays.items()}
         heads, classes = heads_from_shapes(shapes, scales, str(step))

@@ -134,7 +134,7 @@ def released_name(config: FocalNetConfig) -> str | None:
 def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | None = None) -> bool:
     """Returns whether `config` computes the same outputs as the variant `name`, with or without `replaced` options."""
     variant = variant_config(name)
-    if len(config.depths) != len(variant.depths):
+    if len(variant.depths) != len(config.depths):  # `replaced` may have one value per stage
         return False
     return any(
         all(_value(known, key) == _value(config, key) for key in (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS))

@@ -24,7 +24,7 @@ class Tensors(Mapping[str, np.ndarray]):
       problems: reasons, by name, why tensors cannot be read.
       others: types, by name, of entries that are not tensors.
       class_lists: class names of a classifier, by the name of their entry in the file.
-      configs: configs of mmsegmentation as text, by the name of their entry in the file.
+      configs: configs of mmsegmentation or mmdetection as text, by the name of their entry in the file.
       palettes: colours `(red, green, blue)` of classes, by the name of their entry in the file.
       places: memory locations by name, equal for tensors that share memory. By default, no tensors share memory.
     """

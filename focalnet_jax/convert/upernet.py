@@ -45,6 +45,7 @@ class UPerNetWeights(Weights):
     heads: Heads = Heads()
 
     task = "segmentation"
+    what = "UPerNet with FocalNet"
 
 
 def heads_from_dict(values: Mapping[str, Any]) -> Heads:

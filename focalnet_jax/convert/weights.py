@@ -48,6 +48,7 @@ class Weights:
     decisions: tuple[str, ...] = ()  # the notes that affect the model's outputs
 
     task = TASKS[0]
+    what = "A FocalNet"
 
     @property
     def count(self) -> int:

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 from focalnet_jax import load_model
 from focalnet_jax.convert.__main__ import main
 from focalnet_jax.convert.load import load_into
-from focalnet_jax.convert.read_upernet import read_upernet, weights_task
+from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.upernet import Heads, all_variables
 from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.errors import UserError
 from focalnet_jax.parameters import named_leaves
 from tests.convert.golden_files import GOLDEN

@@ -51,7 +51,7 @@ def read_start(
     Weights of classification have no classes here, and the size of their images is not used.
     """
     if is_detector(path, which):
-        return read_detector_start(path, which, _CANVAS)
+        return read_detector_start(path, which, _CANVAS, name, options, assumed)
     start = read_start_of_focalnet(path, which, "drop", name, options, assumed)
     return replace(start, image_size=_CANVAS, classes=None)
 

@@ -157,7 +157,7 @@ def load_predictor(
       path: path of the weights, see `read_detector`.
       name: name of the variant; recognised by default.
       image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
-        either orientation; by default those of the run's evaluation.
+        either orientation; by default those stored with the weights, or the original's.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
       which: selection among several weights.
@@ -176,14 +176,16 @@ def load_predictor(
         raise UserError(f"{classes} has {len(listed)} classes; expected {outputs}, one for each output of {path}")
     stored = run_config(TASK, path, which)
     head = {f"head.{key}": value for key, value in weights.head.to_dict().items()}
-    config = replaced(stored, head | {"model.num_classes": outputs})
+    config = replaced(stored, head | {"model.num_classes": outputs, "model.depths": weights.config.depths})
     how, found = from_config(config.data), options_of(config)
     if info.preprocessing is not None:
         how = dataclasses.replace(how, normalization=info.preprocessing.normalization)
     found = dataclasses.replace(found, normalization=how.normalization, exact=True)  # images come one by one
+    if info.box is not None:
+        found = dataclasses.replace(found, box=info.box)
     if image_size is not None:
         found = dataclasses.replace(found, box=fitted_box(image_size, found.box))
-    method = dataclasses.replace(method_of(config), levels=len(weights.config.depths) + 1, options=found)
+    method = dataclasses.replace(method_of(config), options=found)
     names = tuple(output_names(outputs, info.classes if listed is None else listed))
     assumed = "preprocessing" if info.preprocessing is None else ""
     return Detector(detector_of(weights, dtype), names, how, found, method, assumed)

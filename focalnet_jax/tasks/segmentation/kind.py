@@ -8,9 +8,10 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from focalnet_jax.convert.read_upernet import read_upernet, weights_task
+from focalnet_jax.convert.read_upernet import read_upernet
 from focalnet_jax.convert.start import Start
 from focalnet_jax.convert.start import read_start as read_start_of_focalnet
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.tasks.dense import choose_by_classes
 from focalnet_jax.tasks.segmentation.predictor import load_segmenter
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
