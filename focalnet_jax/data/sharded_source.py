@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import io
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ _IN_A_CONFIG = (
     ("--label-column ", "--config.data.label_column="),
     ("--held-out FRACTION", "--config.data.held_out=FRACTION"),
     ("give --classes FILE", "prepare it with python -m focalnet_jax.data.prepare and --classes FILE"),
+    ("--classes FILE gives", "python -m focalnet_jax.data.prepare with --classes FILE gives"),
 )
 
 
@@ -94,7 +96,7 @@ class ShardedSource:
             raise UserError(
                 f"data.source={kind} needs data.path and a split: give a folder, or an address hf://datasets/ORG/NAME"
             )
-        with _for_configs(), contextlib.redirect_stdout(sys.stderr):
+        with _for_configs():
             indexed = _indexed(kind, path, columns, cache)
         official = any((index.members["split"] == SPLITS.index("val")).any() for index in indexed.indices)
         held_out = 0.0 if official else held_out
@@ -223,11 +225,28 @@ def _index_missing(sources: Sources, paths: Sequence[Path], folder: Path) -> Non
 
 @contextlib.contextmanager
 def _for_configs() -> Iterator[None]:
-    """Context manager that replaces flags of `data.prepare` in errors by keys of a config."""
+    """Context manager that prints notes of `data.prepare` to stderr, with keys of a config instead of flags.
+
+    It replaces flags in errors, too.
+    """
     try:
-        yield
+        with contextlib.redirect_stdout(_Notes()):
+            yield
     except UserError as error:
         raise UserError(_with_config_keys(str(error))) from error
+
+
+class _Notes(io.TextIOBase):
+    """Stream that writes to stderr, with config keys instead of flags."""
+
+    def write(self, text: str) -> int:
+        """Writes text."""
+        sys.stderr.write(_with_config_keys(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes stderr."""
+        sys.stderr.flush()
 
 
 def _with_config_keys(message: str) -> str:

@@ -71,7 +71,8 @@ class TfdsRecords:
         except (ValueError, KeyError) as error:
             known = ", ".join(builder.info.splits)
             raise UserError(
-                f"{path} has no split {split!r}, or it is empty; expected {known}, or a slice such as train[:90%]"
+                f"{path} has no split {split!r}, or it is empty; expected {known}, or a slice such as train[:90%]: "
+                "set --config.data.train_split and --config.data.eval_split"
             ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}; prepare the data again") from error

@@ -104,7 +104,7 @@ def _give_up(where: str, seconds: int) -> None:
 
 
 def _end(text: str) -> NoReturn:
-    print(f"failed: {text}", file=sys.stderr, flush=True)
+    native_log.print_last(f"failed: {text}")
     os._exit(EXIT_FAILED)  # an orderly shutdown would wait for the other processes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -14,6 +15,8 @@ _OLDEST = 1  # oldest supported major version
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}  # of the cache
 # Disk errors, which `run_command` explains. Other errors with an errno come from connections.
 _OF_THE_DISK = {*_NOT_WRITABLE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG}
+# hf_xet, which transfers large files, raises `ConnectionError` for an answer of the server, too.
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})\b")
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN to a token"
 
 
@@ -80,7 +83,7 @@ def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception
 
     hub, repo = constants.ENDPOINT, address.root
     chain = list(_causes(error))
-    status = next((each.response.status_code for each in chain if getattr(each, "response", None) is not None), None)
+    status = next(filter(None, map(_status, chain)), None)
 
     def found(*kinds: type[Exception]) -> bool:
         return any(isinstance(each, kinds) for each in chain)
@@ -95,7 +98,7 @@ def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception
         return UserError(f"{address}: there is no such file in the repository")
     if status == 401 and get_token() and not found(errors.RepositoryNotFoundError):
         return UserError(f"{address}: the hub rejects the token (401), because it is wrong or has expired: {_LOG_IN}")
-    if found(errors.RepositoryNotFoundError) or status == 404:
+    if found(errors.RepositoryNotFoundError) or (status == 404 and not writing):
         return UserError(
             f"{repo} does not exist on {hub}, or is private: check the name, or for a private one {_LOG_IN}"
         )
@@ -129,6 +132,14 @@ def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception
     ):
         return UnreachableError(f"{address}: {hub} cannot be reached ({_first_line(chain[-1])}); check the connection")
     return RunFailedError(f"{address}: {type(error).__name__}: {_first_line(error)}")
+
+
+def _status(error: BaseException) -> int | None:
+    """Returns the HTTP status of the answer that caused an error, or None if there was no answer."""
+    if (response := getattr(error, "response", None)) is not None:
+        return response.status_code
+    match = _XET_STATUS.search(str(error)) if isinstance(error, ConnectionError) else None
+    return int(match[1]) if match else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -205,6 +205,13 @@ def test_images_that_are_no_examples_are_counted_and_damaged_ones_are_replaced(t
         list(eval_batches(source, HOST, batch_size=9, reading=reading))
 
 
+def test_notes_name_what_a_run_can_do(tmp_path, capsys):
+    write_parquet(tmp_path / "set" / "train.parquet", [(f"{n}.jpg", picture(n), n % 2) for n in range(4)])
+    opened("parquet", tmp_path / "set", "train")
+    (note,) = (line for line in capsys.readouterr().err.splitlines() if "labels are numbers" in line)
+    assert note.endswith("0 to 1; python -m focalnet_jax.data.prepare with --classes FILE gives other names")
+
+
 def test_columns_are_chosen_by_keys_of_the_config(tmp_path):
     columns = {"img": [picture(n) for n in range(4)], "fine_label": [0, 1, 2, 3], "coarse_label": [0, 0, 1, 1]}
     path = str(table(tmp_path / "train.parquet", **columns))

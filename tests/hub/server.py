@@ -1,7 +1,8 @@
 """A server that plays the Hugging Face Hub on loopback, as far as huggingface_hub uses it for models and data sets.
 
 `python -m tests.hub.server FOLDER --port N` serves the folders FOLDER/ORG/NAME as models and FOLDER/datasets/ORG/NAME
-as data sets, for trying by hand with HF_ENDPOINT=http://127.0.0.1:N.
+as data sets, for trying by hand. It prints the environment variables that a command needs. HF_TOKEN=hf_writer may
+write, HF_TOKEN=hf_reader may only read.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def main():
         for folder in sorted([*folders, *flags.folder.glob("datasets/*/*")]):
             files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
             hub.add(folder.relative_to(flags.folder).as_posix(), files)
-        print(f"HF_ENDPOINT={hub.url}", flush=True)
+        print(f"export HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1", flush=True)
         threading.Event().wait()
 
 

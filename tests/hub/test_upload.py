@@ -1,11 +1,15 @@
 """convert SRC hf://ORG/NAME: what is shown, what is sent, and the model card."""
 
 import json
+import re
 
 import pytest
 
 from focalnet_jax.convert.weights import read_weights
+from focalnet_jax.errors import RunFailedError, UserError
+from focalnet_jax.hub.address import parse_address
 from focalnet_jax.hub.download import fetch
+from focalnet_jax.hub.library import explained
 from tests.commands import FOLDER, assert_one_line_mistake, run
 from tests.convert.golden_files import GOLDEN, OPTIONS
 from tests.hub.handler import READER, TOKEN
@@ -158,3 +162,18 @@ def test_the_card_of_a_run_states_its_data_figures_settings_and_command(hub, wri
     result = json.loads(measured.stdout.splitlines()[-1])
     assert result["top1"] == pytest.approx(top1, abs=1e-6)
     assert result["checkpoint"].startswith(f"{ADDRESS} (huggingface; float32; model.safetensors of commit ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("client error (404 Not Found)", "hf://tester/photos: the hub answered 404: "),
+        ("client error (403 Forbidden)", "the token has no permission to write this repository (403)"),
+        ("server error (503 Service Unavailable)", "the hub has an internal error (503)"),
+    ],
+)
+def test_an_answer_to_the_library_of_large_files_is_not_a_missing_connection(answer, message):
+    text = f"Network error: Request error: HTTP status {answer}, domain: http://127.0.0.1:1/xet-write-token/main"
+    expected = pytest.raises((UserError, RunFailedError), match=re.escape(message))
+    with expected, explained(parse_address(ADDRESS), writing=True):
+        raise ConnectionError(text)

