@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +20,32 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
       Maps `[B, H, W, C]`.
     """
-    # By default, JAX averages over larger windows where maps become smaller; PyTorch does not.
-    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "linear", antialias=False)
+    for axis, length in ((2, size[1]), (1, size[0])):
+        if x.shape[axis] != length:
+            x = _interpolated(x, axis, length)
+    return x
+
+
+def _interpolated(x: jax.Array, axis: int, length: int) -> jax.Array:
+    """Returns maps whose `axis` has `length` values, each between two neighbours.
+
+    It is a product with a matrix. `jax.image.resize` multiplies by the matrices of both axes, and the compiler for TPUs
+    takes minutes to fuse the second of these products with the layers around it. Here, each product has arrays with
+    three axes, and barriers keep other layers out of it, also out of its gradient.
+    """
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    rows = jax.lax.optimization_barrier(x.reshape(math.prod(before), x.shape[axis], math.prod(after)))
+    matrix = _neighbours(x.shape[axis], length).astype(x.dtype)
+    product = jnp.einsum("anb,mn->amb", rows, matrix, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.optimization_barrier(product).reshape(*before, length, *after)
+
+
+@cache
+def _neighbours(length: int, new: int) -> np.ndarray:
+    """Returns the matrix `[new, length]` that interpolates linearly between the centres of values."""
+    place = np.clip((np.arange(new) + 0.5) * length / new - 0.5, 0, length - 1)
+    distance = np.abs(place[:, None] - np.arange(length))
+    return np.maximum(1 - distance, 0).astype(np.float32)
 
 
 def adaptive_mean(x: jax.Array, size: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """Resizing and pooling of maps follow the definitions of PyTorch's functions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,6 +30,16 @@ def test_bilinear_interpolates_at_the_centres_of_pixels(size):
     expected = lines(rows.transpose(2, 0, 1, 3), size[1]).transpose(1, 2, 0, 3)
     # float32 weights: positions are rounded
     np.testing.assert_allclose(bilinear(x, size), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (4, 5), (7, 3), (1, 13), (4, 9)], ids=str)
+def test_bilinear_and_its_gradient_equal_those_of_jax_image_resize(size):
+    x, cotangent = maps(4, 5), maps(*size)
+    expected, expected_gradient = jax.vjp(lambda x: jax.image.resize(x, cotangent.shape, "linear", antialias=False), x)
+    found, gradient = jax.vjp(lambda x: bilinear(x, size), x)
+    # JAX computes its weights in float32 and divides them by their sum; gradients are sums of up to 40 numbers
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient(cotangent)[0], expected_gradient(cotangent)[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (6, 6), (3, 2), (1, 1), (13, 16)], ids=str)
