@@ -1,7 +1,8 @@
 """Writes tests/convert/golden/: .venv-parity/bin/python -m parity.golden_detectors.
 
 Each file contains a small detector of mmdetection with random weights in float16, its outputs for a photo in evaluation
-and, if it has BatchNorm, its running statistics after a training step.
+and, if it has BatchNorm, its running statistics after a training step. Further files contain objects, proposals and
+terms of the loss of detectors with RoIs.
 """
 
 import argparse
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 
 from parity.detector_errors import their_outputs
-from parity.detectors import DETECTORS, arrays, build
-from tests.convert.golden_detectors import CLASSES, CONFIG, OPTIONS, SIZE
+from parity.detectors import DETECTORS, arrays, build, ours_from
+from parity.region_losses import NUMBERS, Scene, batch_of, objects, region_losses, sparse_losses
+from tests.convert.golden_detectors import CLASSES, CONFIG, LOSS_SIZES, OPTIONS, SIZE, padded
 from tests.convert.golden_files import GOLDEN
 
 
@@ -25,6 +27,8 @@ def main() -> None:
             outputs = their_outputs(name, model, images.astype(np.float32))
             their_outputs(name, model.train(), images.astype(np.float32))
         after = {key: array for key, array in arrays(model).items() if "running" in key}
+        if name != "atss":
+            _write_losses(name, images)
         np.savez_compressed(
             GOLDEN / f"{name}.npz",
             images=images,
@@ -32,6 +36,23 @@ def main() -> None:
             **{f"weights/{key}": array for key, array in weights.items()},
             **{f"after/{key}": array for key, array in after.items()},
         )
+
+
+def _write_losses(name: str, images: np.ndarray) -> None:
+    """Writes the terms of mmdetection's loss for a detector with the weights of the other file."""
+    extra = {} if name == "sparse_rcnn" else {"numbers": NUMBERS}
+    theirs = build(name, CONFIG, CLASSES, **OPTIONS[name], **extra).half().float()
+    ours = ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
+    scene = Scene(padded(images), LOSS_SIZES, CLASSES)
+    if name == "sparse_rcnn":
+        _, losses = sparse_losses(theirs, ours, scene, 0)
+        batch, given = batch_of(scene, objects(scene, 0)), {}
+    else:
+        _, losses, batch, proposals = region_losses(name, theirs, ours, scene, 0)
+        given = {f"proposals/{key}": np.asarray(each) for key, each in proposals._asdict().items()}
+    arrays = {f"batch/{key}": np.asarray(each) for key, each in batch.items() if key != "image"}
+    terms = {f"terms/{key}": value for key, value in losses.terms.items()}
+    np.savez_compressed(GOLDEN / f"{name}_losses.npz", **arrays, **given, **terms)
 
 
 if __name__ == "__main__":
