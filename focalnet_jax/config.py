@@ -15,7 +15,7 @@ from focalnet_jax.model.variants import FocalNetConfig, variant_config
 from focalnet_jax.settings import checks_of, settings_of
 from focalnet_jax.settings.evaluations import check_evaluations
 from focalnet_jax.settings.keys import anything, number
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE
 
 
 def default_config(task: str = "classification") -> ConfigDict:

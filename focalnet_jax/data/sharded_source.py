@@ -35,7 +35,7 @@ from focalnet_jax.data.prepare.workers import ProgressPrinter
 from focalnet_jax.data.source import Label, fingerprint_of
 from focalnet_jax.data.split_names import SPLIT_NAMES
 from focalnet_jax.errors import RunFailedError, UserError
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE
 
 _INDICES = "indices"  # folder in the cache
 _ONE_SHARD = 2**62  # bytes

@@ -13,8 +13,7 @@ from focalnet_jax.data.source import Source
 from focalnet_jax.data.staged import local_folder, local_shards
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.hub.address import is_address
-from focalnet_jax.storage.address import is_bucket, to_path
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE, is_bucket, to_path
 
 _FILES = {"parquet": "Parquet files", "webdataset": "WebDataset shards"}  # in messages
 SHARDED = tuple(_FILES)

@@ -13,7 +13,7 @@ from focalnet_jax.data.decode import Picture
 from focalnet_jax.data.source import Label, fingerprint_of
 from focalnet_jax.data.tfds_records import TfdsRecords
 from focalnet_jax.errors import UserError
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE
 
 _LABELS = ("label", "real_label")  # ImageNet-ReaL has several labels per image, `real_label`
 _MOST_LABELS = 32  # per image

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 else:
     AnyPath = Path
 
+CACHE = "~/.cache/focalnet_jax/data"  # default folder of local copies of data in buckets, see `storage/cached.py`
 _SCHEMES = ("gs",)
 # `gs:BUCKET/NAME`, `gs//BUCKET/NAME`, `gs:/BUCKET/NAME`, and the pages of objects in the browser.
 _MISTYPED = re.compile(

@@ -25,7 +25,6 @@ from focalnet_jax.storage.copied import CopiedFiles, name_hash
 from focalnet_jax.storage.downloader import POLL_SECONDS, Downloader
 from focalnet_jax.storage.files import StoredObject, answering, object_at, objects
 
-CACHE = "~/.cache/focalnet_jax/data"  # default folder of the copies
 PATIENCE_SECONDS = 300.0  # a read fails if nothing arrives for this time
 _opened: dict[tuple[str, str], CachedFolder] = {}
 

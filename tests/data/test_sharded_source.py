@@ -14,7 +14,7 @@ from focalnet_jax.data.sources import SourceOptions, open_source
 from focalnet_jax.data.tfds_source import TfdsSource
 from focalnet_jax.data.transforms import eval_transform, train_transform
 from focalnet_jax.errors import UserError
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE
 from focalnet_jax.tasks.classification.host import ClassificationHost
 from tests.data.layouts import pack, table, write_parquet
 from tests.data.pictures import SYNSETS, picture, write_pictures

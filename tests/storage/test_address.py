@@ -1,6 +1,8 @@
 """Addresses of buckets, and what is not one."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,11 @@ def test_files_on_a_disk(tmp_path):
     assert sizes(moved) == {"below/two": 2}
     remove_tree(moved)
     assert not moved.exists()
+
+
+def test_a_command_without_addresses_loads_nothing_for_buckets():
+    program = "import sys; from focalnet_jax.programs import config_files; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    used = set(done.stdout.split())
+    assert "focalnet_jax.storage.address" in used
+    assert not {"focalnet_jax.storage.cached", "focalnet_jax.storage.files", "gcsfs", "fsspec", "etils"} & used

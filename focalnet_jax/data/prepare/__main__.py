@@ -40,8 +40,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.programs.flags import make_parser
 from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.settings.checks import is_local
-from focalnet_jax.storage.address import is_bucket, to_path
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE, is_bucket, to_path
 from focalnet_jax.storage.staging import local_copy
 
 # Kinds to which each flag applies. Flags that are not listed apply to all kinds.

@@ -19,7 +19,7 @@ from focalnet_jax.data.instances import Instances
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.data.tfds_records import TfdsRecords
 from focalnet_jax.errors import UserError, abbreviated
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE
 
 _COMMAND = "python -m focalnet_jax.data.prepare coco"
 

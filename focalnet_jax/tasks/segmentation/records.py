@@ -12,7 +12,7 @@ from focalnet_jax.data.segment_classes import SegmentClasses, read_segment_class
 from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.data.tfds_records import TfdsRecords
 from focalnet_jax.errors import UserError
-from focalnet_jax.storage.cached import CACHE
+from focalnet_jax.storage.address import CACHE
 
 
 class PairRecords:
