@@ -53,7 +53,7 @@ def training(*, cascade: bool, rois: int = 512, candidates: int = 2000, proposal
             pos_weight=-1,
             debug=False,
         ),
-        rpn_proposal=suppression(candidates, proposals),
+        rpn_proposal=suppression(candidates, proposals, -1),
         rcnn=stages if cascade else stages[0],
     )
 
@@ -79,12 +79,13 @@ def sparse_training() -> dict[str, Any]:
     return dict(assigner=assigner, sampler=dict(type="PseudoSampler"), pos_weight=1)
 
 
-def suppression(candidates: int, proposals: int) -> dict[str, Any]:
-    """Returns the options of the proposals' non-maximum suppression."""
-    return dict(nms_pre=candidates, max_per_img=proposals, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=-1)
+def suppression(candidates: int, proposals: int, least: int) -> dict[str, Any]:
+    """Returns the options of the proposals' non-maximum suppression; `least` is a side that they must exceed."""
+    nms = dict(type="nms", iou_threshold=0.7)
+    return dict(nms_pre=candidates, max_per_img=proposals, nms=nms, min_bbox_size=least)
 
 
 def inference(candidates: int = 1000, proposals: int = 1000) -> dict[str, Any]:
     """Returns `test_cfg`."""
     boxes = dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5)
-    return dict(rpn=suppression(candidates, proposals), rcnn=boxes)
+    return dict(rpn=suppression(candidates, proposals, 0), rcnn=boxes)

@@ -23,9 +23,33 @@ from parity.detectors import OrderedSampler, build, ours_from, sample
 from parity.measure import photos, relative
 from parity.upernet import pixels
 
-CANVAS, SIZES, SLOTS = (128, 160), ((128, 160), (100, 140)), 9
+SLOTS, LEVELS = 9, 5
 NUMBERS = dict(rois=64, candidates=300, proposals=200)
-LEVELS = 5
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Images of a comparison.
+
+    Attributes:
+      images: two images on a canvas `[2, H, W, 3]`, whose sides are multiples of 32.
+      sizes: their heights and widths without padding, which is less than 32.
+      classes: number of classes.
+    """
+
+    images: np.ndarray
+    sizes: tuple[tuple[int, int], ...]
+    classes: int
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvas."""
+        return self.images.shape[1:3]
+
+
+def photo_scene() -> Scene:
+    """Returns two photos."""
+    return Scene(np.array(photos(128, 160)[:2]), ((128, 160), (100, 140)), CLASSES)
 
 
 @dataclass(frozen=True)
@@ -36,86 +60,106 @@ class Losses:
     gradients: dict[str, np.ndarray]
 
 
-def method_of(name: str) -> MaskRCNNMethod:
+def method_of(name: str, classes: int) -> MaskRCNNMethod | SparseRCNNMethod:
     """Returns this package's method with the numbers of samples of the comparison."""
+    if name == "sparse_rcnn":
+        return SparseRCNNMethod(classes, Options())
     cascade = name.startswith("cascade")
     sampling = Sampling(NUMBERS["candidates"], NUMBERS["proposals"], NUMBERS["rois"], NUMBERS["rois"] // 4)
     rpn = RPN(smooth=1 / 9, crossing=False) if cascade else RPN()
-    return MaskRCNNMethod(CLASSES, LEVELS, Options(iou=0.5), sampling, rpn, CASCADE if cascade else MASK_RCNN)
+    return MaskRCNNMethod(classes, LEVELS, Options(iou=0.5), sampling, rpn, CASCADE if cascade else MASK_RCNN)
 
 
 @cache
 def pair(name: str) -> tuple[torch.nn.Module, nnx.Module]:
     """Returns mmdetection's small detector and this package's, with the same weights.
 
-    The box deltas are small, so that some proposals overlap objects.
+    The box deltas are small, so that boxes of proposals and of stages stay near objects.
     """
-    theirs = build(name, CONFIG, CLASSES, **OPTIONS[name], numbers=NUMBERS)
+    options = OPTIONS[name] | {"sparse_rcnn": {"proposals": 20}}.get(name, {})
+    extra = {} if name == "sparse_rcnn" else {"numbers": NUMBERS}
+    theirs = calm(build(name, CONFIG, CLASSES, **options, **extra))
+    return theirs, ours_from(theirs, name, CONFIG, CLASSES, **options)
+
+
+def calm(model: torch.nn.Module) -> torch.nn.Module:
+    """Returns a detector with small deltas, and with learned boxes of different places."""
     with torch.no_grad():
-        for key, parameter in theirs.named_parameters():
+        for key, parameter in model.named_parameters():
             if "rpn_reg" in key or "fc_reg" in key:
-                parameter *= 0.2
-    return theirs, ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
+                parameter *= 0.1
+            elif "init_proposal_bboxes" in key:
+                parameter.uniform_(0.2, 0.6)
+    return model
 
 
-def objects(seed: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Returns boxes `[n, 4]`, classes `[n]` and masks `[n, *CANVAS]` of random ellipses in two images."""
+def objects(scene: Scene, seed: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Returns boxes `[n, 4]`, classes `[n]` and masks `[n, H, W]` of random ellipses in each image."""
     rng, found = np.random.default_rng(seed), []
-    for height, width in SIZES:
+    for height, width in scene.sizes:
         count = int(rng.integers(3, SLOTS))
-        sides = rng.uniform(12, 70, (count, 2))
+        sides = rng.uniform(12, 70, (count, 2)) * min(height, width) / 100
         corners = rng.uniform(0, 1, (count, 2)) * np.maximum((width, height) - sides, 1)
         boxes = np.concatenate([corners, np.minimum(corners + sides, (width, height))], axis=1).astype(np.float32)
-        rows, columns = np.mgrid[: CANVAS[0], : CANVAS[1]] + 0.5
+        rows, columns = np.mgrid[: scene.canvas[0], : scene.canvas[1]] + 0.5
         centres, radii = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         across, down = (
             (grid[None] - centres[:, axis, None, None]) / radii[:, axis, None, None]
             for axis, grid in enumerate((columns, rows))
         )
         masks = (across**2 + down**2 <= 1) & (rows < height) & (columns < width)
-        found.append((boxes, rng.integers(0, CLASSES, count), masks))
+        found.append((boxes, rng.integers(0, scene.classes, count), masks))
     return found
 
 
-def batch_of(found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, jax.Array]:
-    """Returns a batch of two photos with these objects, padded with 0."""
-    images = np.array(photos(*CANVAS)[: len(SIZES)])
+def batch_of(scene: Scene, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, jax.Array]:
+    """Returns a batch of the images with these objects, padded with 0."""
+    images, most = scene.images.copy(), max(scene.canvas)
     arrays = {
-        "size": np.array(SIZES, np.int32),
+        "size": np.array(scene.sizes, np.int32),
         "boxes": np.zeros((len(found), SLOTS, 4), np.float32),
         "labels": np.full((len(found), SLOTS), -1, np.int32),
-        "masks": np.zeros((len(found), SLOTS, max(CANVAS), max(CANVAS) // 8), np.uint8),
+        "masks": np.zeros((len(found), SLOTS, most, most // 8), np.uint8),
         "frames": np.zeros((len(found), SLOTS, 4), np.float32),
     }
     for index, (boxes, labels, masks) in enumerate(found):
-        images[index, SIZES[index][0] :], images[index, :, SIZES[index][1] :] = 0, 0
+        images[index, scene.sizes[index][0] :], images[index, :, scene.sizes[index][1] :] = 0, 0
         arrays["boxes"][index, : len(boxes)], arrays["labels"][index, : len(labels)] = boxes, labels
         for slot, mask in enumerate(masks):
-            crop, frame = packed_crop(mask, 0, 0, max(CANVAS))
+            crop, frame = packed_crop(mask, 0, 0, most)
             arrays["masks"][index, slot], arrays["frames"][index, slot] = crop, frame
     return {"image": jnp.asarray(images), **{key: jnp.asarray(each) for key, each in arrays.items()}}
 
 
 def compare(name: str, seed: int = 0) -> tuple[Losses, Losses]:
-    """Returns this package's losses and mmdetection's, in training, with the same proposals and samples."""
+    """Returns this package's losses and mmdetection's for photos, in training."""
     theirs, ours = pair(name)
-    method, found = method_of(name), objects(seed)
-    batch = batch_of(found)
-    key, keys = jax.random.key(seed), jax.random.split(jax.random.key(seed + 1), len(SIZES))
+    if name == "sparse_rcnn":
+        return sparse_losses(theirs, ours, photo_scene(), seed)
+    return region_losses(name, theirs, ours, photo_scene(), seed)[:2]
+
+
+def region_losses(
+    name: str, theirs: torch.nn.Module, ours: nnx.Module, scene: Scene, seed: int
+) -> tuple[Losses, Losses, dict[str, jax.Array], Proposals]:
+    """Returns this package's losses and mmdetection's with the same proposals and samples; the batch and proposals."""
+    method, found = method_of(name, scene.classes), objects(scene, seed)
+    batch, key, keys = batch_of(scene, found), jax.random.key(seed), training_keys(seed)
     model = theirs.train()
     statistics = {key: each.clone() for key, each in model.state_dict().items()}
     model.zero_grad()
     maps = model.extract_feat(pixels(np.asarray(batch["image"])))
     samples = [
-        sample(size, CANVAS, boxes, labels, masks) for size, (boxes, labels, masks) in zip(SIZES, found, strict=True)
+        sample(size, scene.canvas, boxes, labels, masks)
+        for size, (boxes, labels, masks) in zip(scene.sizes, found, strict=True)
     ]
     anchors = method.anchors(batch["image"])
     inside = np.ones(len(anchors.boxes), bool)
     OrderedSampler.orders[:] = []
-    for index, each in enumerate(jax.random.split(key, len(SIZES))):
+    for index, each in enumerate(jax.random.split(key, len(found))):
         order = np.asarray(jax.random.uniform(each, inside.shape))
         if not method.rpn.crossing:
-            height, width = SIZES[index]
+            height, width = scene.sizes[index]
             edges = anchors.boxes
             inside = (edges[:, :2] >= 0).all(axis=1) & (edges[:, 2] < width) & (edges[:, 3] < height)
             order = order[inside]
@@ -133,27 +177,28 @@ def compare(name: str, seed: int = 0) -> tuple[Losses, Losses]:
     model.load_state_dict(statistics)
     shapes = nnx.to_pure_dict(nnx.state(ours, nnx.Param))
     wanted = by_our_names(gradients, shapes, name)
-    return mine, Losses({key: float(each.detach()) for key, each in terms.items()}, wanted)
+    return mine, Losses({key: float(each.detach()) for key, each in terms.items()}, wanted), batch, proposals
 
 
-def compare_sparse(seed: int = 0) -> tuple[Losses, Losses]:
+def training_keys(seed: int) -> jax.Array:
+    """Returns the keys of the two images."""
+    return jax.random.split(jax.random.key(seed + 1), 2)
+
+
+def sparse_losses(theirs: torch.nn.Module, ours: nnx.Module, scene: Scene, seed: int) -> tuple[Losses, Losses]:
     """Returns this package's losses of Sparse R-CNN and mmdetection's, in training."""
-    name, found = "sparse_rcnn", objects(seed)
-    options = OPTIONS[name] | {"proposals": 20}
-    theirs = build(name, CONFIG, CLASSES, **options).train()
-    with torch.no_grad():  # different boxes, which the stages change as little as trained ones do
-        theirs.rpn_head.init_proposal_bboxes.weight.uniform_(0.2, 0.6)
-        for head in theirs.roi_head.bbox_head:
-            head.fc_reg.weight *= 0.1
-            head.fc_reg.bias *= 0.1
-    ours, batch = ours_from(theirs, name, CONFIG, CLASSES, **options), batch_of(found)
-    samples = [sample(size, CANVAS, boxes, labels) for size, (boxes, labels, _) in zip(SIZES, found, strict=True)]
+    name, found = "sparse_rcnn", objects(scene, seed)
+    theirs.zero_grad()
+    batch = batch_of(scene, found)
+    samples = [
+        sample(size, scene.canvas, boxes, labels) for size, (boxes, labels, _) in zip(scene.sizes, found, strict=True)
+    ]
     maps = theirs.extract_feat(pixels(np.asarray(batch["image"])))
     terms = _terms(theirs.roi_head.loss(maps, theirs.rpn_head.predict(maps, samples), samples))
     sum(terms.values()).backward()
     gradients = {key: each.grad.numpy() for key, each in theirs.named_parameters()}
     graph, params, statistics = nnx.split(ours, nnx.Param, ...)
-    method = SparseRCNNMethod(CLASSES, Options())
+    method = method_of(name, scene.classes)
 
     def loss(params: Any, batch: Any) -> Any:
         prepared = batch | method.prepare(batch, jax.random.key(0))
@@ -188,11 +233,11 @@ def _ours(
         parts = method.rpn_losses(model.rpn(maps), prepared)
         passes = method.passes(model, maps, batch, proposals, keys)
         counts = jnp.stack([jnp.array([done.regions.used.sum(), done.regions.positive.sum()]) for done in passes])
-        return method.stage_losses(model, maps, prepared, passes, counts / len(SIZES), parts)
+        return method.stage_losses(model, maps, prepared, passes, counts / 2, parts)
 
     def orders(params: Any, statistics: Any, batch: Any, proposals: Proposals) -> Any:
         model, found = nnx.merge(graph, params, statistics), []
-        draws = sampling_keys(keys, len(SIZES))
+        draws = sampling_keys(keys, 2)
         for number, done in enumerate(method.passes(model, model.maps(batch["image"]), batch, proposals, keys)):
             used = jnp.concatenate([batch["labels"] >= 0, done.proposals.used], axis=1)
             each = jax.vmap(jax.random.fold_in, (0, None))(draws, number)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parity.region_losses import compare, compare_sparse, errors
+from parity.region_losses import compare, errors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -21,7 +21,7 @@ def test_every_term_and_its_gradients_are_mmdetections(name, seed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_term_of_sparse_rcnn_and_its_gradients_are_mmdetections(seed):
-    mine, theirs = compare_sparse(seed)
+    mine, theirs = compare("sparse_rcnn", seed)
     terms, gradients = errors(mine, theirs)
     assert len(terms) == 18
     assert max(terms.values()) < TERMS

@@ -64,7 +64,7 @@ def _atss() -> list[KeyRow]:
 
 
 def _mask_rcnn(stage: str) -> list[KeyRow]:
-    """Returns the table of Mask R-CNN; `stage` is the part of the names that tells the stages of the cascade apart."""
+    """Returns the table of Mask R-CNN; `stage` is the part of the names that distinguishes stages."""
     box, mask = f"roi_head/bbox_head{stage}", f"roi_head/mask_head{stage}"
     conv, norm = f"{box}/shared_convs/{{layer}}/conv", f"{box}/shared_convs/{{layer}}/bn"
     key = norm.replace("/", ".")

@@ -39,11 +39,11 @@ def panels(runs: Sequence[RunLog]) -> list[Panel]:
         of = "evaluation" if prefix == "eval" else prefix
         found.append((f"{of} loss", (f"{prefix}/loss",), False))
         for headline in headlines:
-            titles = [f"{title} ({mark})" for (_, title), mark in zip(headline, _MARKS, strict=False)]
-            title = " and ".join(titles if len(titles) > 1 else [headline[0][1]])
+            present = [(f"{prefix}/{metric}", title) for metric, title in headline if f"{prefix}/{metric}" in names][:2]
+            titles = [f"{title} ({mark})" for (_, title), mark in zip(present, _MARKS, strict=False)]
+            title = " and ".join(titles if len(titles) > 1 else [title for _, title in present])
             title_prefix = "" if prefix == "eval" else f"{prefix}: "
-            shown = tuple(f"{prefix}/{metric}" for metric, _ in headline[:2])
-            found.append((f"{title_prefix}{title}, %", shown, False))
+            found.append((f"{title_prefix}{title}, %", tuple(name for name, _ in present), False))
     found += [
         ("learning rate", ("train/learning_rate",), False),
         ("gradient norm", ("train/grad_norm",), True),

@@ -10,7 +10,8 @@ from focalnet_jax.settings.checks import NOT_NEGATIVE, POSITIVE, SHARE
 from focalnet_jax.settings.keys import number
 
 BEST_METRIC = "bbox_ap"  # ranks checkpoints, see `Settings`
-HEADLINE = (("bbox_ap", "box AP"), ("bbox_ap50", "box AP50"))  # metrics in percent for reports and sweeps, and titles
+# Metrics in percent for reports and sweeps, and their titles; only detectors with masks have segm_ap.
+HEADLINE = (("bbox_ap", "box AP"), ("segm_ap", "mask AP"), ("bbox_ap50", "box AP50"))
 AUTO = ("model.num_classes",)
 RESUMABLE = ("data.annotations", "data.images")
 RECORDS = True

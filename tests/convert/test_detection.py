@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from focalnet_jax.convert.read_upernet import variant_of
 from focalnet_jax.convert.tables_detection import tensors_to_variables, variables_to_tensors
 from focalnet_jax.errors import UserError
+from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.precision import get_precision
 from tests.convert.golden_detectors import CLASSES, CONFIG, DETECTORS, OPTIONS, all_outputs
 from tests.convert.golden_files import GOLDEN
@@ -87,3 +89,8 @@ def test_tensors_that_do_not_fit_are_named(name, model, golden):
     wrong = weights | {"neck.lateral_convs.0.conv.bias": np.zeros(len(removed) + 1)}
     with pytest.raises(UserError, match=r"neck.lateral_convs.0.conv.bias is \(\d+,\), expected \(\d+,\)"):
         tensors_to_variables(wrong, like, CONFIG, name)
+
+
+def test_a_model_of_three_stages_with_windows_per_stage_is_no_released_variant():
+    config = FocalNetConfig(embed_dim=96, depths=(2, 2, 6), focal_levels=2, focal_windows=(11, 9, 9))
+    assert variant_of(config) is None

@@ -157,7 +157,7 @@ class MaskRCNN(nnx.Module):
 
 
 class CascadeMaskRCNN(MaskRCNN):
-    """Mask R-CNN with three box heads, each for the boxes of the one before, and three mask heads.
+    """Mask R-CNN with three box heads and three mask heads. Each box head refines the boxes of the previous one.
 
     The box heads have convolutions with BatchNorm over all RoIs of the global batch. The arguments are `MaskRCNN`'s.
     """

@@ -1,4 +1,4 @@
-"""Heads of Mask R-CNN that receive the maps of RoIs, equal to mmdetection's, whose names the parameters have.
+"""Heads of Mask R-CNN for the maps of RoIs, equal to mmdetection's. Parameters have mmdetection's names.
 
 Sources: arXiv 1703.06870, and mmdetection's ConvFCBBoxHead and FCNMaskHead.
 """

@@ -1,4 +1,4 @@
-"""Region proposal network (arXiv 1506.01497), equal to mmdetection's RPNHead, whose names the parameters have."""
+"""Region proposal network (arXiv 1506.01497), equal to mmdetection's RPNHead. Parameters have mmdetection's names."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Sparse R-CNN with FocalNet, for object detection with learned proposals.
 
-Source: arXiv 2011.12450, and mmdetection's EmbeddingRPNHead, DIIHead and DynamicConv, whose names the parameters have.
+Source: arXiv 2011.12450, and mmdetection's EmbeddingRPNHead, DIIHead and DynamicConv. Parameters have their names.
 The original's configurations train it in float32.
 """
 
@@ -136,7 +136,7 @@ class FeedForward(nnx.Module):
 
 
 class DIIHead(nnx.Module):
-    """One stage: proposals attend to each other and interact with their maps; then come classes and boxes.
+    """One stage: attention between proposals, dynamic convolutions of their maps, and predictions of classes and boxes.
 
     Args:
       channels: number of channels C.

@@ -100,7 +100,7 @@ def _centerness(centres: jax.Array, boxes: jax.Array) -> jax.Array:
 def count_targets(targets: Targets, num_classes: int) -> tuple[jax.Array, jax.Array]:
     """Returns the divisors of the losses of a batch: the number of positive anchors, and the sum of their centerness.
 
-    As in mmdetection, an image without positive anchors counts as one.
+    As in mmdetection, an image without positive anchors counts as an image with one.
     """
     positive = (targets.labels >= 0) & (targets.labels < num_classes)
     total = targets.centerness.sum()

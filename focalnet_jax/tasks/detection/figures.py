@@ -81,7 +81,7 @@ def _line_width(image: np.ndarray) -> int:
 
 
 def _ink(colour: Sequence[int]) -> str:
-    """Returns black or white, which can be read on a colour."""
+    """Returns the text colour, black or white, that is readable on a colour."""
     return "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
 
 

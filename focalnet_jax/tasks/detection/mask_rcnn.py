@@ -235,7 +235,7 @@ class MaskRCNNMethod:
         maps, sizes = model.maps(batch["image"]), batch["size"]
         logits, deltas = model.rpn(maps)
         number = self.options.candidates
-        proposals = self.rpn.proposals(logits, deltas, sizes, self.anchors(batch["image"]), number, number)
+        proposals = self.rpn.proposals(logits, deltas, sizes, self.anchors(batch["image"]), number, number, flat=False)
         boxes, total = proposals.boxes, 0.0
         for number, stage in enumerate(self.stages):
             logits, deltas = model.box_head(model.regions(maps, boxes, SIDE), number)

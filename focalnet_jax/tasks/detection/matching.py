@@ -59,9 +59,13 @@ def match(
 
 
 def existing(objects: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns which slots have an object, `[..., N]` bool, of boxes `[..., N, 4]` and classes `[..., N]`.
+    """Returns whether each slot has an object, `[..., N]` bool.
 
     A box without area, such as one that a resize made too small, has no object: its deltas would not be finite.
+
+    Args:
+      objects: boxes `[..., N, 4]`.
+      labels: their classes `[..., N]`, -1 in unused slots.
     """
     return (labels >= 0) & (areas(objects) > 0)
 

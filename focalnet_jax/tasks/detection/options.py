@@ -19,7 +19,7 @@ PAD = 32  # mmdetection pads images to multiples of it
 
 @dataclass(frozen=True)
 class Options:
-    """Options of inference on images of any size. The defaults are those of the original, but for `exact`.
+    """Options of inference on images of any size. Except for `exact`, the defaults are the original's.
 
     Attributes:
       box: long and short side that an image is resized to fit into.
@@ -27,7 +27,7 @@ class Options:
       exact: whether images are padded to multiples of `PAD` instead of to the canvases.
       candidates: largest number of boxes per level before non-maximum suppression.
       score: smallest score of a detection.
-      iou: boxes of a class that overlap a better one more than this are removed.
+      iou: a box is removed if its overlap with a better box of its class is larger.
       detections: largest number of detections per image.
       nms_candidates: largest number of pairs of a box and a class that non-maximum suppression considers.
       normalization: normalization of the images.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from focalnet_jax.ops.boxes import decode, encode
+from focalnet_jax.ops.boxes import areas, decode, encode
 from focalnet_jax.ops.nms import sorted_nms
 from focalnet_jax.tasks.detection.anchors import Anchors
 from focalnet_jax.tasks.detection.matching import Samples, Thresholds, draw, match
@@ -100,20 +100,24 @@ class RPN:
         anchors: Anchors,
         candidates: int,
         number: int,
+        *,
+        flat: bool = True,
     ) -> Proposals:
         """Returns the proposals of each image. Gradients do not pass through them.
 
         Args:
-          logits: of each level, `[B, h, w, A]`.
-          deltas: of each level, `[B, h, w, A, 4]`.
+          logits: logits of each level, `[B, h, w, A]`.
+          deltas: deltas of each level, `[B, h, w, A, 4]`.
           sizes: heights and widths of the images without padding, `[B, 2]`.
           anchors: the anchors.
           candidates: boxes per level before non-maximum suppression.
           number: largest number of proposals.
+          flat: whether boxes without area, such as those that the border of the image clips, are proposals. They are in
+            mmdetection 2.11, but not in later versions.
         """
 
         def one(logits: list[jax.Array], deltas: list[jax.Array], size: jax.Array) -> Proposals:
-            return _proposals(logits, deltas, size, anchors, candidates, number)
+            return _proposals(logits, deltas, size, anchors, candidates, number, flat)
 
         return jax.vmap(one)(*jax.lax.stop_gradient((list(logits), list(deltas))), sizes)
 
@@ -130,7 +134,12 @@ def weights_of(samples: Samples) -> jax.Array:
 
 
 def delta_losses(differences: jax.Array, smooth: float) -> jax.Array:
-    """Returns sums `[...]` over the four deltas of absolute differences `[..., 4]`, quadratic below `smooth`."""
+    """Returns the smooth L1 loss of each box, `[...]`, summed over its four deltas.
+
+    Args:
+      differences: differences of deltas, `[..., 4]`.
+      smooth: differences below this number are quadratic; 0 means L1.
+    """
     absolute = jnp.abs(differences)
     if smooth:
         absolute = jnp.where(absolute < smooth, 0.5 * differences**2 / smooth, absolute - 0.5 * smooth)
@@ -144,6 +153,7 @@ def _proposals(
     anchors: Anchors,
     candidates: int,
     number: int,
+    flat: bool,
 ) -> Proposals:
     """Returns the proposals of an image, see `RPN.proposals`."""
     places, inside, first, levels = jnp.asarray(anchors.boxes), anchors.inside(size), 0, []
@@ -152,7 +162,7 @@ def _proposals(
         scores = jnp.where(inside[first : first + count], scores, -1.0)
         best, kept = jax.lax.top_k(scores, min(candidates, count))
         boxes = decode(places[first : first + count][kept], change.reshape(count, 4)[kept], _STDS, size)
-        used = (best >= 0) & jnp.isfinite(boxes).all(axis=-1)
+        used = (best >= 0) & jnp.isfinite(boxes).all(axis=-1) & (flat | (areas(boxes) > 0))
         boxes = jnp.where(used[:, None], boxes, 0)
         levels.append((boxes, best, used & sorted_nms(boxes, _IOU, used)))
         first += count
