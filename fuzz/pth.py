@@ -25,10 +25,10 @@ def prepare(folder: Path) -> list[File]:
     """Returns files written by torch in both formats, with additional entries that trainers save."""
     import torch
 
-    weights, files = random_weights(), []
+    files = []
     for format in FORMATS:
-        held = arrays_of(weights, format)
-        state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in held.items()}
+        held = arrays_of(random_weights(format), format)
+        state = {name: torch.from_numpy(np.array(array, order="C")) for name, array in held.items()}
         beside = {"epoch": 3, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "note": "a" * 50}
         for saved in (state, {"model": state, **beside}, OrderedDict(state_dict=OrderedDict(state), **beside)):
             for as_zip in (True, False):

@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax.convert.weights import read_weights
 from fuzz.mutations import Rng, dump_json, mutate_bytes, mutate_json, pick
 from fuzz.runner import Family, WrongAnswerError
-from fuzz.weights import FORMATS, OPTIONS, File, arrays_of, compare, random_weights, read
+from fuzz.weights import FORMATS, File, arrays_of, compare, random_weights, read
 
 
 def prepare(_: Path) -> list[File]:
     """Returns a safetensors file for each naming format."""
     import safetensors.numpy
 
-    weights = random_weights()
     files = []
     for format in FORMATS:
-        held = {name: np.ascontiguousarray(array) for name, array in arrays_of(weights, format).items()}
+        arrays = arrays_of(random_weights(format), format)
+        held = {name: np.array(array, order="C") for name, array in arrays.items()}
         files.append(File(format, safetensors.numpy.save(held, {"format": "pt"}), held))
     return files
 
@@ -141,7 +140,7 @@ def _read_shards(file: File, rng: Rng, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_bytes(dump_json(changed, rng))
     if rng.random() < 0.2:
         (folder / pick(rng, shards)).unlink()
-    found = read_weights(folder / "model.safetensors.index.json", options=OPTIONS)
+    found = read(folder / "model.safetensors.index.json", file)
     held = {}
     for shard in shards:
         held |= _held((folder / shard).read_bytes())

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
+from focalnet_jax.convert.detectors import DetectorHead, DetectorWeights, abstract_detector, all_variables
 from focalnet_jax.convert.mapping import param_shapes, params_to_tensors
+from focalnet_jax.convert.read_detector import read_detector
+from focalnet_jax.convert.tables_detection import variables_to_tensors
 from focalnet_jax.convert.weights import Weights, read_weights
+from focalnet_jax.convert.weights_task import weights_task
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from fuzz.runner import WrongAnswerError
 
-FORMATS = ("timm", "microsoft", "huggingface")
+FORMATS = ("timm", "microsoft", "huggingface", "mmdet")
 OPTIONS = {"use_postln": False, "normalize_modulator": False}
 
 
@@ -28,22 +33,31 @@ class File:
     arrays: dict[str, np.ndarray]
 
 
-def random_weights() -> Weights:
-    """Returns random parameters of a small model."""
+def random_weights(format: str = "timm") -> Weights:
+    """Returns random parameters of a small model: ATSS for mmdetection, or else a classifier."""
     config = FocalNetConfig(embed_dim=8, depths=(1, 1), num_classes=5)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), param_shapes(config))
+    head, rng = DetectorHead("atss", 32, convs=1), np.random.default_rng(0)
+    detector = format == "mmdet"
+    shapes = nnx.to_pure_dict(nnx.state(abstract_detector(config, head))) if detector else param_shapes(config)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    if detector:
+        return DetectorWeights(params, config, None, "orbax", "float32", (), head=head)
     return Weights(params, config, None, "orbax", "float32", ())
 
 
 def arrays_of(weights: Weights, format: str) -> dict[str, np.ndarray]:
     """Returns the parameters as arrays with the names and layouts of a format."""
+    if isinstance(weights, DetectorWeights):
+        return dict(variables_to_tensors(all_variables(weights), weights.config, weights.head.name))
     return dict(params_to_tensors(weights.params, weights.config, format))
 
 
-def read(path: Path, file: File, *, whole: bool) -> Weights:
+def read(path: Path, file: File, *, whole: bool = False) -> Weights:
     """Reads weights. An undamaged file must not be rejected."""
     try:
+        if file.format == "mmdet":
+            weights_task(path)
+            return read_detector(path, options=OPTIONS)
         return read_weights(path, options=OPTIONS)
     except UserError as error:
         if whole:

@@ -63,7 +63,7 @@ def check_upload_flags(flags: argparse.Namespace, *, on_the_hub: bool) -> None:
         raise UserError(f"--{given[0]} is for a destination on the hub, hf://ORG/NAME; DST is {flags.destination}")
     if on_the_hub and flags.to not in UPLOADED:
         raise UserError(
-            f"{flags.destination}: --to {flags.to} is written to a local path; expected --to huggingface or timm, "
+            f"{flags.destination}: --to {flags.to} is written to a local path; expected --to huggingface or timm, or "
             "--to mmseg for weights of segmentation, or --to mmdet for weights of detection"
         )
     if flags.license is not None and not _LICENSE.fullmatch(flags.license):
