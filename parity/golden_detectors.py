@@ -2,7 +2,7 @@
 
 Each file contains a small detector of mmdetection with random weights in float16, its outputs for a photo in evaluation
 and, if it has BatchNorm, its running statistics after a training step. Further files contain objects, proposals and
-terms of the loss of detectors with RoIs.
+terms of the loss of Mask R-CNN and Cascade Mask R-CNN.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import torch
 
 from parity.detector_errors import their_outputs
 from parity.detectors import DETECTORS, arrays, build, ours_from
-from parity.region_losses import NUMBERS, Scene, batch_of, objects, region_losses, sparse_losses
+from parity.region_losses import NUMBERS, Scene, region_losses
 from tests.convert.golden_detectors import CLASSES, CONFIG, LOSS_SIZES, OPTIONS, SIZE, padded
 from tests.convert.golden_files import GOLDEN
 
@@ -27,7 +27,7 @@ def main() -> None:
             outputs = their_outputs(name, model, images.astype(np.float32))
             their_outputs(name, model.train(), images.astype(np.float32))
         after = {key: array for key, array in arrays(model).items() if "running" in key}
-        if name != "atss":
+        if "mask" in name:
             _write_losses(name, images)
         np.savez_compressed(
             GOLDEN / f"{name}.npz",
@@ -40,16 +40,11 @@ def main() -> None:
 
 def _write_losses(name: str, images: np.ndarray) -> None:
     """Writes the terms of mmdetection's loss for a detector with the weights of the other file."""
-    extra = {} if name == "sparse_rcnn" else {"numbers": NUMBERS}
-    theirs = build(name, CONFIG, CLASSES, **OPTIONS[name], **extra).half().float()
+    theirs = build(name, CONFIG, CLASSES, **OPTIONS[name], numbers=NUMBERS).half().float()
     ours = ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
     scene = Scene(padded(images), LOSS_SIZES, CLASSES)
-    if name == "sparse_rcnn":
-        _, losses = sparse_losses(theirs, ours, scene, 0)
-        batch, given = batch_of(scene, objects(scene, 0)), {}
-    else:
-        _, losses, batch, proposals = region_losses(name, theirs, ours, scene, 0)
-        given = {f"proposals/{key}": np.asarray(each) for key, each in proposals._asdict().items()}
+    _, losses, batch, proposals = region_losses(name, theirs, ours, scene, 0)
+    given = {f"proposals/{key}": np.asarray(each) for key, each in proposals._asdict().items()}
     arrays = {f"batch/{key}": np.asarray(each) for key, each in batch.items() if key != "image"}
     terms = {f"terms/{key}": value for key, value in losses.terms.items()}
     np.savez_compressed(GOLDEN / f"{name}_losses.npz", **arrays, **given, **terms)

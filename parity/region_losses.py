@@ -60,10 +60,10 @@ class Losses:
     gradients: dict[str, np.ndarray]
 
 
-def method_of(name: str, classes: int) -> MaskRCNNMethod | SparseRCNNMethod:
+def method_of(name: str, classes: int, proposals: int = 0) -> MaskRCNNMethod | SparseRCNNMethod:
     """Returns this package's method with the numbers of samples of the comparison."""
     if name == "sparse_rcnn":
-        return SparseRCNNMethod(classes, Options())
+        return SparseRCNNMethod(classes, proposals, Options())
     cascade = name.startswith("cascade")
     sampling = Sampling(NUMBERS["candidates"], NUMBERS["proposals"], NUMBERS["rois"], NUMBERS["rois"] // 4)
     rpn = RPN(smooth=1 / 9, crossing=False) if cascade else RPN()
@@ -198,7 +198,7 @@ def sparse_losses(theirs: torch.nn.Module, ours: nnx.Module, scene: Scene, seed:
     sum(terms.values()).backward()
     gradients = {key: each.grad.numpy() for key, each in theirs.named_parameters()}
     graph, params, statistics = nnx.split(ours, nnx.Param, ...)
-    method = method_of(name, scene.classes)
+    method = method_of(name, scene.classes, len(ours.proposals()[0]))
 
     def loss(params: Any, batch: Any) -> Any:
         prepared = batch | method.prepare(batch, jax.random.key(0))

@@ -31,7 +31,7 @@ def method_of(name):
     if name == "atss":
         return ATSSMethod(CLASSES, 5, options)
     if name == "sparse_rcnn":
-        return SparseRCNNMethod(CLASSES, options)
+        return SparseRCNNMethod(CLASSES, 40, options)
     cascade = name.startswith("cascade")
     return MaskRCNNMethod(CLASSES, 5, options, Sampling(), RPN(), CASCADE if cascade else MASK_RCNN)
 

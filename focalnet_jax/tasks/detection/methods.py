@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.config import model_config
+from focalnet_jax.convert.detectors import head_from_dict
 from focalnet_jax.tasks.detection.atss import ATSSMethod
 from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNMethod, Sampling
 from focalnet_jax.tasks.detection.method import Method
@@ -20,7 +21,7 @@ def method_of(config: FrozenConfigDict) -> Method:
     if config.head.name == "atss":
         return ATSSMethod(classes, levels, options)  # levels of all stages but the first, and two more
     if config.head.name == "sparse_rcnn":
-        return SparseRCNNMethod(classes, options)
+        return SparseRCNNMethod(classes, head_from_dict(config.head.to_dict()).proposals, options)
     if config.head.name == "mask_rcnn":
         return MaskRCNNMethod(classes, levels, options, _sampling(config, 1000), RPN(), MASK_RCNN)
     rpn = RPN(smooth=1 / 9, crossing=False)

@@ -28,15 +28,20 @@ class SparseRCNNMethod:
 
     Attributes:
       num_classes: number of classes K.
+      proposals: number of proposals N.
       options: thresholds and largest numbers of detections.
     """
 
     num_classes: int
+    proposals: int
     options: Options
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns the weight of each image's losses: B divided by the number of objects in the global batch."""
-        number = existing(batch["boxes"], batch["labels"]).sum()
+        """Returns the weight of each image's losses: B divided by the number of matches in the global batch.
+
+        Each proposal is matched with at most one object.
+        """
+        number = jnp.minimum(existing(batch["boxes"], batch["labels"]).sum(axis=1), self.proposals).sum()
         count = len(batch["labels"])
         return {"weight": jnp.full(count, count / jnp.maximum(number, 1))}
 

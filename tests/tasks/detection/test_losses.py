@@ -1,4 +1,4 @@
-"""Losses of detectors with RoIs are mmdetection's, which parity.golden_detectors has written."""
+"""Losses of Mask R-CNN and Cascade Mask R-CNN are mmdetection's, which parity.golden_detectors has written."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,14 @@ from focalnet_jax.model.precision import get_precision
 from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNMethod, Sampling
 from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.detection.rpn import RPN, Proposals
-from focalnet_jax.tasks.detection.sparse_rcnn import SparseRCNNMethod
 from tests.convert.golden_detectors import CLASSES, CONFIG, DETECTORS, OPTIONS, padded
 from tests.convert.golden_files import GOLDEN
 
-NAMES = ("mask_rcnn", "cascade_mask_rcnn", "sparse_rcnn")
+NAMES = ("mask_rcnn", "cascade_mask_rcnn")
 SAMPLING = Sampling(candidates=300, proposals=200, rois=64, positives=16)  # those of parity.region_losses
 
 
 def method_of(name):
-    if name == "sparse_rcnn":
-        return SparseRCNNMethod(CLASSES, Options())
     cascade = name == "cascade_mask_rcnn"
     rpn = RPN(smooth=1 / 9, crossing=False) if cascade else RPN()
     return MaskRCNNMethod(CLASSES, 5, Options(), SAMPLING, rpn, CASCADE if cascade else MASK_RCNN)
@@ -50,8 +47,6 @@ def test_every_term_is_mmdetections(name):
     def terms(state, batch):
         model = nnx.merge(graph, state)
         batch = batch | method.prepare(batch, jax.random.key(0))
-        if name == "sparse_rcnn":
-            return method.loss(model, batch, None)[1]
         maps = model.maps(batch["image"])
         passes = method.passes(model, maps, batch, Proposals(**part(golden, "proposals")), keys)
         counts = jnp.array([[done.regions.used.sum(), done.regions.positive.sum()] for done in passes]) / 2
