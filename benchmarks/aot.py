@@ -22,12 +22,14 @@ DOCUMENT = Path("docs/scale.md")
 BEGIN, END = "<!-- python -m benchmarks.aot writes from here -->\n", "<!-- to here -->"
 
 
-def row(recipe: str, topology: str, batch: int, fsdp: int = 1) -> list[str]:
-    """Returns the arguments of one compilation."""
-    settings = (("batch_size", batch), ("mesh.fsdp", fsdp))
+def row(recipe: str, topology: str, batch: int, fsdp: int = 1, **others: Any) -> list[str]:
+    """Returns the arguments of one compilation; `others` are further keys of the config."""
+    settings = (("batch_size", batch), ("mesh.fsdp", fsdp), *others.items())
     overrides = [f"--config.{key}={value}" for key, value in settings]
     return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
 
+
+_UPERNET = {"data.path": "none", "init_from": "none", "init_head": "auto", "model.scan_blocks": True}
 
 ROWS = [
     row("imagenet22k.py:large_fl3", "v5e:8x8", 2048, fsdp=16),
@@ -41,6 +43,7 @@ ROWS = [
     row("finetune_imagenet1k.py:large_fl4,384", "v5e:4x4", 256, fsdp=16),
     row("imagenet1k.py:base_lrf", "v5e:1x1", 128),
     row("imagenet22k.py:large_fl4", "h100:8", 512),
+    row("upernet_ade20k.py:base_lrf", "v5e:1x1", 2, **_UPERNET),
 ]
 
 
@@ -55,8 +58,11 @@ def line(result: dict[str, Any]) -> str:
     seconds, mfu = result["estimated_step_seconds"], result["estimated_mfu"]
     memory = result["hbm_bytes_per_device"]
     fits = "yes" if result["fits"] else "no"
+    model = result["model"].removeprefix("focalnet_")
+    if "upernet" in result["arguments"][1]:
+        model += " with UPerNet"
     cells = [
-        f"{result['model'].removeprefix('focalnet_')}, {result['num_classes']} classes, {result['image_size']} px",
+        f"{model}, {result['num_classes']} classes, {result['image_size']} px",
         result["topology"],
         f"{result['mesh']['data']} x {result['mesh']['fsdp']}",
         f"{result['batch_per_device']}, {result['remat']}",

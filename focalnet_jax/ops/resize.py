@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,22 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
       Maps `[B, H, W, C]`.
     """
+    if x.shape[1:3] == tuple(size):
+        return x
+    return jax.lax.platform_dependent(x, tpu=partial(by_axis, size=size), default=partial(_resized, size=size))
+
+
+def _resized(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    # By default, JAX averages over larger windows where maps become smaller; PyTorch does not.
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "linear", antialias=False)
+
+
+def by_axis(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns the same as `bilinear`, for TPUs: one product with a matrix per axis.
+
+    `jax.image.resize` multiplies by the matrices of both axes, and the compiler for TPUs takes minutes to fuse the
+    second of these products with the layers around it.
+    """
     for axis, length in ((2, size[1]), (1, size[0])):
         if x.shape[axis] != length:
             x = _interpolated(x, axis, length)
@@ -29,9 +45,7 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 def _interpolated(x: jax.Array, axis: int, length: int) -> jax.Array:
     """Returns maps whose `axis` has `length` values, each between two neighbours.
 
-    It is a product with a matrix. `jax.image.resize` multiplies by the matrices of both axes, and the compiler for TPUs
-    takes minutes to fuse the second of these products with the layers around it. Here, each product has arrays with
-    three axes, and barriers keep other layers out of it, also out of its gradient.
+    The product has arrays with three axes. Barriers keep other layers out of it, also out of its gradient.
     """
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     rows = jax.lax.optimization_barrier(x.reshape(math.prod(before), x.shape[axis], math.prod(after)))

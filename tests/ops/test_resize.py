@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from focalnet_jax.ops.resize import adaptive_mean, bilinear
+from focalnet_jax.ops.resize import adaptive_mean, bilinear, by_axis
 
 
 def maps(height, width):
@@ -33,10 +33,11 @@ def test_bilinear_interpolates_at_the_centres_of_pixels(size):
 
 
 @pytest.mark.parametrize("size", [(8, 10), (4, 5), (7, 3), (1, 13), (4, 9)], ids=str)
-def test_bilinear_and_its_gradient_equal_those_of_jax_image_resize(size):
+@pytest.mark.parametrize("resize", [bilinear, by_axis])
+def test_implementations_and_their_gradients_equal_those_of_jax_image_resize(resize, size):
     x, cotangent = maps(4, 5), maps(*size)
     expected, expected_gradient = jax.vjp(lambda x: jax.image.resize(x, cotangent.shape, "linear", antialias=False), x)
-    found, gradient = jax.vjp(lambda x: bilinear(x, size), x)
+    found, gradient = jax.vjp(lambda x: resize(x, size), x)
     # JAX computes its weights in float32 and divides them by their sum; gradients are sums of up to 40 numbers
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient(cotangent)[0], expected_gradient(cotangent)[0], rtol=1e-5, atol=1e-5)
