@@ -26,7 +26,6 @@ def get_config(variant: str = ""):
     config.model.num_classes = 150
     config.model.focal_windows = 9
     config.model.drop_path_rate = 0.3
-    config.precision = "auto"  # the original trained in float32
     config.batch_size = 16
     config.total_steps = 160_000
     config.init_head = "drop"

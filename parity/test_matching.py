@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from focalnet_jax.tasks.detection.anchors import Anchors
@@ -20,6 +21,14 @@ from mmdet.models.task_modules.assigners import (  # noqa: E402 - after the stub
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Assigners find their parts in mmdetection's registry; other tests of this process make another the default."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
+
 
 SLOTS, CLASSES, SIZE = 120, 5, (96, 160)
 KINDS = {

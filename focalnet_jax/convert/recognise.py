@@ -133,13 +133,12 @@ def released_name(config: FocalNetConfig) -> str | None:
 
 def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | None = None) -> bool:
     """Returns whether `config` computes the same outputs as the variant `name`, with or without `replaced` options."""
-    variant = variant_config(name)
-    if len(variant.depths) != len(config.depths):  # `replaced` may have one value per stage
-        return False
-    return any(
-        all(_value(known, key) == _value(config, key) for key in (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS))
-        for known in (variant, dataclasses.replace(variant, **replaced or {}))
-    )
+    variant, replaced = variant_config(name), replaced or {}
+    known = [variant]
+    if len(replaced.get("depths", variant.depths)) == len(config.depths):  # other options may have a value per stage
+        known.append(dataclasses.replace(variant, **replaced))
+    keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS)
+    return any(all(_value(each, key) == _value(config, key) for key in keys) for each in known)
 
 
 def _collapsed(key: str, value: Any) -> Any:

@@ -58,6 +58,9 @@ class Regression:
         """As `Task` has it."""
         return Normed(rngs)
 
+    def counts(self, model, batch, keys):
+        return None
+
     def prepare(self, batch, key):
         """As `Task` has it."""
         return batch
