@@ -59,7 +59,7 @@ class Regression:
         return Normed(rngs)
 
     def counts(self, model, batch, keys):
-        return None
+        """Returns None."""
 
     def prepare(self, batch, key):
         """As `Task` has it."""
