@@ -29,7 +29,13 @@ def row(recipe: str, topology: str, batch: int, fsdp: int = 1, **others: Any) ->
     return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
 
 
-_UPERNET = {"data.path": "none", "init_from": "none", "init_head": "auto", "precision": "auto", "model.scan_blocks": True}
+_UPERNET = {
+    "data.path": "none",
+    "init_from": "none",
+    "init_head": "auto",
+    "precision": "auto",
+    "model.scan_blocks": True,
+}
 
 ROWS = [
     row("imagenet22k.py:large_fl3", "v5e:8x8", 2048, fsdp=16),
