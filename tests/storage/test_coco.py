@@ -43,10 +43,10 @@ def test_annotations_are_prepared_from_and_to_a_bucket(here, in_process, tmp_pat
     here.write("given/my_val.json", given.read_bytes())
     assert main(["coco", "--source", str(source), "--out", str(tmp_path / "out"), "--processes", "1"]) == 0
     cache = ["--cache", str(tmp_path / "cache"), "--processes", "1"]
-    assert main(["coco", "--source", "gs://bucket/coco", "--out", "gs://bucket/made", *cache]) == 0
+    assert main(["coco", "--source", "gs://bucket/coco", "--out", "gs://bucket/made_coco", *cache]) == 0
     for split in ("train", "val"):
         local = CocoRecords(str(tmp_path / "out"), split)
-        remote = CocoRecords("gs://bucket/made", split, str(tmp_path / "cache2"))
+        remote = CocoRecords("gs://bucket/made_coco", split, str(tmp_path / "cache2"))
         assert local.fingerprint == remote.fingerprint
         same(local, remote)
     arguments = ["--source", str(source), "--annotations", "gs://bucket/given/my_val.json"]
