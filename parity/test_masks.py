@@ -13,6 +13,7 @@ from focalnet_jax.tasks.detection.augment import Augmentation
 from focalnet_jax.tasks.detection.canvases import Canvases, padded_size
 from focalnet_jax.tasks.detection.mask_targets import mask_targets
 from parity import mmcv_stub
+from tests.tasks.detection.test_masks import random_polygons
 
 mmcv_stub.install()
 
@@ -30,20 +31,13 @@ AUGMENTATION = Augmentation(
 )
 
 
-def polygons_of(rng, size):
-    """Returns random polygons, some of them partly outside of the image."""
-    centre, radius = rng.random(2) * size[::-1], rng.random() * max(size) / 2
-    points = centre + radius * rng.uniform(-1, 1, (rng.integers(1, 4), rng.integers(3, 9), 2))
-    return [part.round(2).ravel().tolist() for part in points]
-
-
 def objects(rng, size, count=6):
     """Returns annotations of polygons and run-length encodings, and mmdetection's bitmaps of them."""
     from mmdet.datasets.transforms import LoadAnnotations
     from mmdet.structures.mask import BitmapMasks
 
     load = LoadAnnotations(with_mask=True, poly2mask=True)
-    segments = [polygons_of(rng, size) for _ in range(count)]
+    segments = [random_polygons(rng, size) for _ in range(count)]
     for number in range(1, count, 2):
         segments[number] = encode_bitmap(load._poly2mask(segments[number], *size))
     return segments, BitmapMasks([load._poly2mask(segment, *size) for segment in segments], *size)

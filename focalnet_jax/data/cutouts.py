@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from focalnet_jax.data.pixels import numba_compiled
+from focalnet_jax.data.geometry import gather
 from focalnet_jax.data.segments import Segment, Size, encoding_of, text_of_counts
 
 
@@ -46,16 +46,8 @@ class Cutout:
         if not (inside_rows.size and inside_columns.size):
             return Cutout(0, 0, np.zeros((0, 0), bool))
         pixels = np.empty((inside_columns.size, inside_rows.size), bool)
-        _gather(self.pixels.T, columns[inside_columns] - self.left, rows[inside_rows] - self.top, pixels)
+        gather(self.pixels.T, columns[inside_columns] - self.left, rows[inside_rows] - self.top, pixels)
         return Cutout(int(inside_rows[0]), int(inside_columns[0]), pixels.T)
-
-
-@numba_compiled
-def _gather(pixels, rows, columns, out):  # pragma: no cover - compiled
-    for y in range(rows.size):
-        row, to = pixels[rows[y]], out[y]
-        for x in range(columns.size):
-            to[x] = row[columns[x]]
 
 
 def cutout_of(segment: Segment, size: Size) -> Cutout:

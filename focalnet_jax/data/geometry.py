@@ -87,7 +87,7 @@ class Placement:
           fill: label to the right of the crop and below it.
         """
         out = np.full(canvas or self.size, fill, labels.dtype)
-        _gather(np.ascontiguousarray(labels), *self.nearest(*labels.shape), out)
+        gather(np.ascontiguousarray(labels), *self.nearest(*labels.shape), out)
         return out
 
     def nearest(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +161,8 @@ def _resample(image, rows, row_weights, offsets, weights, out):  # pragma: no co
 
 
 @numba_compiled
-def _gather(labels, rows, columns, out):  # pragma: no cover - compiled
+def gather(labels, rows, columns, out):  # pragma: no cover - compiled
+    """Writes `labels[rows][:, columns]` to `out`, for an array `[H, W]`."""
     for y in range(rows.size):
         row, to = labels[rows[y]], out[y]
         for x in range(columns.size):

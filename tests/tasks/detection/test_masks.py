@@ -27,13 +27,18 @@ AUGMENTATION = Augmentation(
 )
 
 
+def random_polygons(rng, size):
+    """Returns random polygons, some of them partly outside of the image."""
+    centre, radius = rng.random(2) * size[::-1], rng.random() * max(size) / 2
+    points = centre + radius * rng.uniform(-1, 1, (rng.integers(1, 4), rng.integers(3, 9), 2))
+    return [part.round(2).ravel().tolist() for part in points]
+
+
 def random_instances(rng, size, count=8):
     """Returns objects of random polygons, beyond the image too, and of random encodings."""
     segments = []
     for number in range(count):
-        centre, radius = rng.random(2) * size[::-1], rng.random() * max(size) / 2
-        points = centre + radius * rng.uniform(-1, 1, (rng.integers(1, 4), rng.integers(3, 9), 2))
-        polygons = [part.round(2).ravel().tolist() for part in points]
+        polygons = random_polygons(rng, size)
         segments.append(encode_bitmap(bitmap(polygons, size)) if number % 2 else polygons)
     corners = rng.random((count, 2)) * size[::-1]
     boxes = np.concatenate([corners, corners + rng.uniform(1, 80, (count, 2))], axis=1)
