@@ -73,7 +73,7 @@ def kernel_cycles(name: str) -> int:
 
 
 def count(text: str, share: float = 1.0) -> int:
-    """Returns the number of executed bundles, or the cycles of the busiest matrix unit if these are more.
+    """Returns the larger of two numbers: the executed bundles, and the cycles of the busiest matrix unit.
 
     A bundle in a loop counts once per iteration. The outermost loop runs over the grid; all but two of its iterations
     compute.

@@ -165,7 +165,7 @@ def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None
       checkpoint: directory of the step.
       item: name of the item.
       wanted: arrays of the model, or their shapes.
-      ignored: prefix of stored names that may be missing in `wanted`.
+      ignored: stored names with this prefix are not compared.
 
     Raises:
       UnfitError: names, shapes or dtypes differ; the message names the arrays.

@@ -104,9 +104,9 @@ class ShardedSource:
         members = {shard.split: shard.members for shard in shards}
         chosen = SPLIT_NAMES.get(split, split)
         if chosen not in members:
-            todo = "set --config.data.train_split and --config.data.eval_split to splits that it has"
+            todo = "set --config.data.train_split and --config.data.eval_split to splits that it contains"
             if chosen == "val":
-                todo = f"--config.data.held_out=0.2 holds out a fifth of the images; if it has others, {todo}"
+                todo = f"hold out a fifth of the images with --config.data.held_out=0.2, or {todo}"
             raise UserError(f"{path} has no split {split!r}; it contains {', '.join(members) or 'no images'}: {todo}")
         self.class_names = indexed.classes
         self.description = ""

@@ -79,4 +79,4 @@ def open_source(name: str, path: str | None, split: str, options: SourceOptions 
         columns = options.image_column, options.label_column
         with local_shards(path, options.cache, _FILES[name]) as local:
             return ShardedSource(name, local, split, held_out=options.held_out, columns=columns, cache=options.cache)
-    raise UserError(f"unknown data.source {name!r}; expected {' or '.join(SOURCES)}.{suggest(name, SOURCES)}")
+    raise UserError(f"unknown data.source {name!r}; expected one of {', '.join(SOURCES)}.{suggest(name, SOURCES)}")

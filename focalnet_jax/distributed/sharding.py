@@ -50,7 +50,7 @@ _STACKED = "/blocks/"  # parameters of blocks are stacked along a first axis of 
 
 
 def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> PartitionSpec:
-    """Returns the partition of a parameter, or of its optimizer state, on a mesh of these axis sizes.
+    """Returns the PartitionSpec of a parameter, or of its optimizer state, on a mesh of these axis sizes.
 
     Args:
       name: path name of the array; ends with the path name of the parameter.
@@ -58,8 +58,8 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
       sizes: sizes of the mesh axes `fsdp` and `tensor`.
 
     Raises:
-      UserError: no rule or several rules of `TENSOR_RULES` match the name, whatever the mesh, or the size of `tensor`
-        does not divide a dimension that it splits.
+      UserError: not exactly one rule of `TENSOR_RULES` matches the name (checked for every mesh), or a dimension that
+        is sharded over `tensor` is not divisible by the size of this axis.
     """
     axes: list[str | None] = [None] * len(shape)
     if shape:  # scalars, such as step counts, are replicated

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from focalnet_jax.errors import UserError
+from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.hub.address import Address, parse_address
 from focalnet_jax.hub.library import explained, import_hub
 
@@ -65,6 +65,12 @@ def upload(
     with explained(address, writing=True):
         if parent is None:
             api.create_repo(address.repo, private=private)
-        operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in names]
-        commit = api.create_commit(address.repo, operations, commit_message=message, parent_commit=parent)
+    try:
+        with explained(address, writing=True):
+            files = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in names]
+            commit = api.create_commit(address.repo, files, commit_message=message, parent_commit=parent)
+    except (UserError, RunFailedError) as error:
+        if parent is not None:
+            raise
+        raise type(error)(f"{error}; the new repository {address.repo} exists now and is empty") from error
     return str(commit.commit_url)

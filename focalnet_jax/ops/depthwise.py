@@ -2,7 +2,8 @@
 
 XLA's grouped convolution is the reference, and runs on TPUs and GPUs. On CPUs it is more than ten times slower than
 adding shifted copies (`benchmarks/depthwise.py` measures both), so the CPU implementation adds them. The choice is made
-when the program is lowered for a platform, so one traced program works on all platforms.
+when the program is lowered for a platform, so one traced program works on all platforms. Models call this function only
+where no kernel of `ops/native`, `ops/triton` or `ops/mosaic` is used.
 """
 
 from __future__ import annotations

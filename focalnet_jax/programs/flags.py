@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """Argument parser of every command. It raises `UserError` for mistakes and expands `~` to the home directory.
 
     A shell expands `~` only at the beginning of a word, so `--workdir=~/runs` and `--config.data.path=~/images` arrive
-    unexpanded. Only paths begin with `~`.
+    unexpanded. Every value that begins with `~` is expanded, because only paths begin with it.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:

@@ -70,6 +70,7 @@ def check_same_classes(config: FrozenConfigDict, source: Any | None, evaluated: 
     for each in evaluated:
         if source is not None and each is not None and each.class_names != source.class_names:
             raise UserError(
-                f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}; expected "
-                f"those of split {config.data.train_split}, {abbreviated(source.class_names, 3)}, in their order"
+                f"split {config.data.eval_split} has the classes {abbreviated(each.class_names, 3)}, but split "
+                f"{config.data.train_split} has {abbreviated(source.class_names, 3)}; expected the same classes in the "
+                "same order"
             )

@@ -97,7 +97,7 @@ def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
     """Returns one line for each key that prevents a run from resuming, because it differs from the stored config.
 
     `stored` is the config of the run, read from JSON. A key that it lacks has the default value, see `with_defaults`.
-    A key of `config` that is chosen automatically has the stored value.
+    Keys of `config` that are chosen automatically are set to their stored values first.
     """
     stored = with_defaults(stored, config.task)
     ours = flatten(ConfigDict(json.loads(to_json(with_stored(config, stored)))))

@@ -117,7 +117,9 @@ def test_an_upload_that_is_cut_sends_nothing_and_works_the_next_time(hub, writer
     hub.fail("PUT /upload", status=403)
     done = convert(writer, "--upload")
     assert done.returncode in (1, 2)
-    assert done.stderr.splitlines()[-1].startswith(("failed: hf://tester/photos", "error: hf://tester/photos"))
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(("failed: hf://tester/photos", "error: hf://tester/photos"))
+    assert last.endswith("the new repository tester/photos exists now and is empty")
     assert set(hub.repositories["tester/photos"].files()) == {".gitattributes"}
     hub.faults.clear()
     assert convert(writer, "--upload").returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -66,6 +67,8 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
             label_files[key][kind] = content
     members, claims = [], Counter()
     for key, found in images.items():
+        # A label belongs to its image, so it is not a file that is left out.
+        skipped.subtract(f".{kind}" for kind in _with_label(label_files.get(key, {})))
         image = _main_image(found)
         for other in found:
             if other is not image:
@@ -113,8 +116,7 @@ def _member(
     """
     described = _described(label_files.get("json"))
     raw, number, why_not = _raw_label(label_files, described)
-    elsewhere = label_files.keys() & {"cls", "label", "cls.txt"} or _in_json(described) is not None
-    skipped[TEXT_LABELS] += raw is not None and not elsewhere
+    skipped[TEXT_LABELS] += raw is not None and _with_label(label_files) == {"txt"}
     name, why_not = labels.class_of(raw) if why_not == GOOD else ("", why_not)
     parts = _path(image.name, described)
     split = container.split or "train"
@@ -136,6 +138,14 @@ def _member(
     elif why_not == NO_LABEL and split == "test":
         why_not = TEST
     return Member(image.name, image.offset, image.size, image.time, name, SPLITS.index(split), file, why_not)
+
+
+def _with_label(label_files: Mapping[str, bytes]) -> set[str]:
+    """Returns the suffixes of the files with a sample's label; a .txt is a caption if another file has a label."""
+    found = label_files.keys() & {"cls", "label", "cls.txt"}
+    if _in_json(_described(label_files.get("json"))) is not None:
+        found = found | {"json"}
+    return found or label_files.keys() & {"txt"}
 
 
 def _named_beside(labels: Labels, label_files: dict[str, bytes], described: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from focalnet_jax.convert.upernet import heads_from_dict
 from focalnet_jax.data.class_lists import short_names
 from focalnet_jax.data.masks import IGNORED, MaskCoding
 from focalnet_jax.data.normalization import normalize
+from focalnet_jax.data.palette import class_colours
 from focalnet_jax.data.preprocessing import from_config, sides
 from focalnet_jax.data.source import check_class_count
 from focalnet_jax.model.heads.upernet import UPerNet, summarize_upernet
@@ -32,7 +33,6 @@ from focalnet_jax.tasks.segmentation.figures import training_figure
 from focalnet_jax.tasks.segmentation.host import SegmentationHost, make_host
 from focalnet_jax.tasks.segmentation.losses import PixelLoss, hits
 from focalnet_jax.tasks.segmentation.overlap import Overlap
-from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.tasks.segmentation.shapes import inference_of
 from focalnet_jax.tasks.segmentation.sources import PairSource, open_segmentation_source
 from focalnet_jax.tasks.task import Metrics
@@ -111,7 +111,9 @@ class Segmentation:
         return self._matched(metadata.get("classes"), run, "use the data and data.classes of that run")
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Segmentation:
-        """Returns the task with its masks matched to the outputs of the weights, and their normalization of images.
+        """Returns the task that evaluates these weights.
+
+        Masks are matched to their outputs, and images are normalized as they require.
 
         Raises:
           UserError: the data has classes that the weights lack.
@@ -267,7 +269,9 @@ class Segmentation:
         how = from_config(self.config.data).normalization
         image, mask = np.asarray(batch["image"][index]), np.asarray(batch["mask"][index])
         pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)
-        figure = training_figure(pixels, mask, short_names(self.source.class_names), colours_of(self.source))
+        names = self.source.class_names
+        colours = class_colours(len(names), self.source.palette)
+        figure = training_figure(pixels, mask, short_names(names), colours)
         known = mask != IGNORED
         count = len(np.unique(mask[known]))
         return figure, [f"{count} class{'es' * (count != 1)}, {1 - known.mean():.0%} ignored"]

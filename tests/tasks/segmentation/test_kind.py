@@ -13,7 +13,6 @@ from focalnet_jax.model.precision import get_precision
 from focalnet_jax.parameters import named_leaves
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.tasks.segmentation import kind
-from focalnet_jax.tasks.segmentation.palette import colours_of
 from focalnet_jax.training.optimizer import decay_scales, make_schedule
 
 RECIPE = "configs/upernet_ade20k.py"
@@ -52,12 +51,12 @@ def test_more_classes_in_the_data_than_in_the_model_are_refused():
 
 def test_colours_are_the_palette_of_the_data_or_distinct():
     palette = np.arange(9).reshape(3, 3)
-    np.testing.assert_array_equal(colours_of(SimpleNamespace(palette=palette, class_names=("a", "b", "c"))), palette)
+    np.testing.assert_array_equal(class_colours(3, palette), palette)
     more = class_colours(4, palette)
     np.testing.assert_array_equal(more[:3], palette)
     np.testing.assert_array_equal(more[3], class_colours(4)[3])
     np.testing.assert_array_equal(class_colours(2, palette), class_colours(2))
-    many = colours_of(SimpleNamespace(palette=None, class_names=("class",) * 254))
+    many = class_colours(254)
     assert (many.dtype, many.shape) == (np.uint8, (254, 3))
     assert len(np.unique(many[:150], axis=0)) == 150
     apart = np.abs(np.diff(many.astype(int), axis=0)).sum(1)
