@@ -14,10 +14,16 @@ from tests.specs import open_spec, train_batches_of
 
 SMALL = ["--config.schedule.learning_rate=1e-3", "--config.batch_size=8", "--config.model.drop_path_rate=0.2"]
 STEPS = 3
+# The matches of Sparse R-CNN are those of the lowest costs, and its first proposals are all alike, so a last digit can
+# decide a match. Adam would make updates of last digits: where a gradient is 0 but for rounding, its sign decides. With
+# plain gradients, updates are as equal as the gradients.
+SPARSE = ["--config.optimizer.name=sgd", "--config.optimizer.clip_norm=0", "--config.schedule.learning_rate=3e-6"]
 
 
 def losses(recipe, mesh, *flags):
-    config = load_config(f"configs/{recipe}.py:smoke", [*SMALL, *flags])
+    config = load_config(
+        f"configs/{recipe}.py:smoke", [*SMALL, *(SPARSE if recipe == "sparse_rcnn_coco" else ()), *flags]
+    )
     count = int(np.prod(mesh))
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)), jax.devices()[:count])
     spec, init = open_spec(config, mesh, warmup_steps=0)
