@@ -64,11 +64,16 @@ def pair(name: str, few: bool = False) -> tuple[torch.nn.Module, nnx.Module]:
 
 
 def calm(model: torch.nn.Module) -> torch.nn.Module:
-    """Returns a detector with small deltas, and with learned boxes of different places."""
+    """Returns a detector with small deltas and, as at the start of a training, improbable classes of ATSS.
+
+    Learned boxes have different places.
+    """
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if "rpn_reg" in key or "fc_reg" in key:
+            if any(name in key for name in ("rpn_reg", "fc_reg", "atss_reg")):
                 parameter *= 0.1
+            elif key.endswith("atss_cls.bias"):
+                parameter -= 4
             elif "init_proposal_bboxes" in key:
                 parameter.uniform_(0.2, 0.6)
     return model
