@@ -19,6 +19,7 @@ import torch
 from flax import nnx
 from ml_collections import FrozenConfigDict
 from mmengine.optim import OptimWrapper, build_optim_wrapper
+from scipy.optimize import linear_sum_assignment
 
 from focalnet_jax.config import model_config
 from focalnet_jax.data.cutouts import cutout_of_crop
@@ -73,6 +74,12 @@ SMALL = [
     f"--config.rois.proposals={ROIS['proposals']}",
     f"--config.rois.samples={ROIS['rois']}",
 ]
+# XLA's options for a train step that is compiled in a quarter of the time, and is as exact.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}
 # Settings of the original's optimizer: no decay of the backbone's norms; the other names occur in Swin only. Sparse
 # R-CNN decays all parameters.
 PARAMWISE = dict(
@@ -165,7 +172,7 @@ def start(config: FrozenConfigDict) -> torch.nn.Module:
 
 
 def _options(name: str) -> dict[str, int]:
-    return HEADS[name] | ({"dynamic": 64} if name == "sparse_rcnn" else {})
+    return HEADS[name] | ({"dynamic": HEADS[name]["channels"] // 4} if name == "sparse_rcnn" else {})
 
 
 def ours(config: FrozenConfigDict) -> tuple[Trajectory, list[Drawn]]:
@@ -181,10 +188,11 @@ def ours(config: FrozenConfigDict) -> tuple[Trajectory, list[Drawn]]:
         fresh_health(),
         statistics=variables.statistics,
     )
-    step, rows, drawn = make_train_step(spec), [], []
+    step, rows, drawn = None, [], []
     draws = _draws_of(spec) if "mask" in name else None
     for batch in batches(config):
         placed = put_batch(batch, mesh)
+        step = step or make_train_step(spec).lower(state, placed).compile(QUICK)
         if draws:
             drawn.append(draws(state, placed))
         state, metrics = step(state, placed)
@@ -198,9 +206,8 @@ def ours(config: FrozenConfigDict) -> tuple[Trajectory, list[Drawn]]:
 
 def _draws_of(spec: TrainSpec) -> Any:
     """Returns a function of the state and the batch of a step that returns its draws."""
-    method = method_of(spec.task.config)
+    method, compiled = method_of(spec.task.config), []
 
-    @jax.jit
     def found(state: TrainState, batch: Any) -> Any:
         model = merge_model(spec.graph, state.result)
         prepared = spec.task.prepare(batch, augmentation_key(spec.seed, state.step))
@@ -213,7 +220,9 @@ def _draws_of(spec: TrainSpec) -> Any:
     def draws(state: TrainState, batch: Any) -> Drawn:
         key = augmentation_key(spec.seed, state.step)
         anchors = anchor_numbers(method, batch["image"], np.asarray(batch["size"]), key)
-        proposals, candidates = jax.device_get(found(state, batch))
+        if not compiled:
+            compiled.append(jax.jit(found).lower(state, batch).compile(QUICK))
+        proposals, candidates = jax.device_get(compiled[0](state, batch))
         return Drawn(proposals, anchors, candidates)
 
     return draws
@@ -299,7 +308,6 @@ def _ordered(proposals: Any, like: Proposals, image: int) -> Any:
     found, wanted = proposals.bboxes.detach().numpy(), like.boxes[image][like.used[image]]
     assert len(found) == len(wanted)
     distances = np.abs(wanted[:, None] - found).max(axis=-1)
-    places = distances.argmin(axis=1)
-    assert distances.min(axis=1).max() < NEAR
-    assert len(set(places.tolist())) == len(found)
-    return proposals[torch.from_numpy(places)]
+    pairs = linear_sum_assignment(distances)  # proposals of different levels may be equal
+    assert distances[pairs].max() < NEAR
+    return proposals[torch.from_numpy(pairs[1])]
