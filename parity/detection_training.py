@@ -38,7 +38,7 @@ from focalnet_jax.training.health import fresh_health
 from focalnet_jax.training.spec import make_spec
 from focalnet_jax.training.state import TrainSpec, TrainState, augmentation_key, merge_model, random_keys, split_model
 from focalnet_jax.training.step import make_train_step
-from parity.detector_errors import by_our_names
+from parity.detector_errors import by_our_names, without_kinks
 from parity.detectors import build, ours_from, sample
 from parity.measure import relative
 from parity.region_losses import calm
@@ -168,7 +168,8 @@ def start(config: FrozenConfigDict) -> torch.nn.Module:
     """Returns mmdetection's detector from which both runs start."""
     name = config.head.name
     numbers = {"numbers": ROIS} if "mask" in name else {}
-    return calm(build(name, model_config(config), config.model.num_classes, **_options(name), **numbers))
+    built = build(name, model_config(config), config.model.num_classes, **_options(name), **numbers)
+    return without_kinks(calm(built))
 
 
 def _options(name: str) -> dict[str, int]:
