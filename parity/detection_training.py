@@ -229,10 +229,13 @@ def _draws_of(spec: TrainSpec) -> Any:
     return draws
 
 
-def theirs(config: FrozenConfigDict, drawn: list[Drawn]) -> Trajectory:
-    """Returns the run computed by mmdetection's detector and losses, and mmengine's optimizer, with these draws."""
+def theirs(config: FrozenConfigDict, drawn: list[Drawn], *, paramwise: dict[str, Any] = PARAMWISE) -> Trajectory:
+    """Returns the run computed by mmdetection's detector and losses, and mmengine's optimizer, with these draws.
+
+    `paramwise` are mmengine's settings of single parameters, which Sparse R-CNN does not have.
+    """
     model = start(config).train()
-    wrapper, rows, losses = optimizer_of(config, model), [], []
+    wrapper, rows, losses = optimizer_of(config, model, paramwise), [], []
     for number, batch in enumerate(batches(config)):
         for group in wrapper.optimizer.param_groups:
             group["lr"] = rate(number, config)
@@ -255,7 +258,7 @@ def theirs(config: FrozenConfigDict, drawn: list[Drawn]) -> Trajectory:
     )
 
 
-def optimizer_of(config: FrozenConfigDict, model: torch.nn.Module) -> OptimWrapper:
+def optimizer_of(config: FrozenConfigDict, model: torch.nn.Module, paramwise: dict[str, Any]) -> OptimWrapper:
     """Returns mmengine's optimizer with the original's settings of a detector."""
     settings, all_decayed = config.optimizer, config.head.name == "sparse_rcnn"
     adamw = dict(
@@ -264,7 +267,7 @@ def optimizer_of(config: FrozenConfigDict, model: torch.nn.Module) -> OptimWrapp
         betas=(settings.b1, settings.b2),
         weight_decay=settings.weight_decay,
     )
-    options = {} if all_decayed else {"paramwise_cfg": PARAMWISE}
+    options = {} if all_decayed else {"paramwise_cfg": paramwise}
     if settings.clip_norm:
         options["clip_grad"] = dict(max_norm=settings.clip_norm, norm_type=2)
     return build_optim_wrapper(model, dict(type="OptimWrapper", optimizer=adamw, **options))

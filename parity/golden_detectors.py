@@ -13,7 +13,7 @@ import torch
 
 from parity.detector_errors import their_outputs
 from parity.detectors import DETECTORS, arrays, build, ours_from
-from parity.region_losses import NUMBERS, Losses, calm, region_losses, sparse_losses
+from parity.region_losses import NUMBERS, calm, region_losses, sparse_terms
 from parity.scenes import Scene
 from tests.convert.golden_detectors import CLASSES, CONFIG, LOSS_SIZES, OPTIONS, SIZE, padded
 from tests.convert.golden_files import GOLDEN
@@ -50,7 +50,7 @@ def _write_losses(name: str, images: np.ndarray) -> None:
     ours = ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
     scene = Scene(padded(images), LOSS_SIZES, CLASSES)
     _, losses, batch, proposals = region_losses(name, theirs, ours, scene, 0)
-    _save(name, batch, losses, {f"proposals/{key}": each for key, each in proposals._asdict().items()})
+    _save(name, batch, losses.terms, {f"proposals/{key}": each for key, each in proposals._asdict().items()})
 
 
 def _write_sparse_losses(name: str, images: np.ndarray, model: torch.nn.Module) -> None:
@@ -62,14 +62,14 @@ def _write_sparse_losses(name: str, images: np.ndarray, model: torch.nn.Module) 
     theirs = calm(build(name, CONFIG, CLASSES, **options)).half().float()
     proposals = {key: each for key, each in theirs.state_dict().items() if "init_proposal" in key}
     theirs.load_state_dict(model.state_dict() | proposals)
-    ours = ours_from(theirs, name, CONFIG, CLASSES, **options)
-    _, losses, batch = sparse_losses(theirs, ours, Scene(padded(images), LOSS_SIZES, CLASSES), 0)
-    _save(name, batch, losses, {f"weights/{key}": each.numpy().astype(np.float16) for key, each in proposals.items()})
+    with torch.no_grad():
+        terms, batch = sparse_terms(theirs, Scene(padded(images), LOSS_SIZES, CLASSES), 0)
+    _save(name, batch, terms, {f"weights/{key}": each.numpy().astype(np.float16) for key, each in proposals.items()})
 
 
-def _save(name: str, batch: dict[str, Any], losses: Losses, given: dict[str, Any]) -> None:
+def _save(name: str, batch: dict[str, Any], terms: dict[str, Any], given: dict[str, Any]) -> None:
     arrays = {f"batch/{key}": each for key, each in batch.items() if key != "image"}
-    terms = {f"terms/{key}": value for key, value in losses.terms.items()}
+    terms = {f"terms/{key}": float(value) for key, value in terms.items()}
     every = {key: np.asarray(each) for key, each in (arrays | given | terms).items()}
     np.savez_compressed(GOLDEN / f"{name}_losses.npz", **every)
 

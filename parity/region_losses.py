@@ -83,7 +83,7 @@ def compare(name: str, seed: int = 0, *, few: bool = False) -> tuple[Losses, Los
     """Returns this package's losses and mmdetection's for photos, in training; see `pair` for `few`."""
     theirs, ours = pair(name, few)
     if name == "sparse_rcnn":
-        return sparse_losses(theirs, ours, photo_scene(), seed)[:2]
+        return sparse_losses(theirs, ours, photo_scene(), seed)
     return region_losses(name, theirs, ours, photo_scene(), seed, FEW if few else NUMBERS)[:2]
 
 
@@ -119,18 +119,24 @@ def training_keys(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed + 1), 2)
 
 
-def sparse_losses(
-    theirs: torch.nn.Module, ours: nnx.Module, scene: Scene, seed: int
-) -> tuple[Losses, Losses, dict[str, jax.Array]]:
-    """Returns this package's losses of Sparse R-CNN and mmdetection's, in training, and the batch."""
-    name, found = "sparse_rcnn", objects(scene, seed)
-    theirs.zero_grad()
+def sparse_terms(
+    theirs: torch.nn.Module, scene: Scene, seed: int
+) -> tuple[dict[str, torch.Tensor], dict[str, jax.Array]]:
+    """Returns the terms of mmdetection's loss of Sparse R-CNN in training, and the batch."""
+    found = objects(scene, seed)
     batch = batch_of(scene, found)
     samples = [
         sample(size, scene.canvas, boxes, labels) for size, (boxes, labels, _) in zip(scene.sizes, found, strict=True)
     ]
     maps = theirs.extract_feat(pixels(np.asarray(batch["image"])))
-    terms = terms_of(theirs.roi_head.loss(maps, theirs.rpn_head.predict(maps, samples), samples))
+    return terms_of(theirs.roi_head.loss(maps, theirs.rpn_head.predict(maps, samples), samples)), batch
+
+
+def sparse_losses(theirs: torch.nn.Module, ours: nnx.Module, scene: Scene, seed: int) -> tuple[Losses, Losses]:
+    """Returns this package's losses of Sparse R-CNN and mmdetection's, in training."""
+    name = "sparse_rcnn"
+    theirs.zero_grad()
+    terms, batch = sparse_terms(theirs, scene, seed)
     sum(terms.values()).backward()
     gradients = {key: each.grad.numpy() for key, each in theirs.named_parameters()}
     graph, params, statistics = nnx.split(ours, nnx.Param, ...)
@@ -146,7 +152,6 @@ def sparse_losses(
     return (
         Losses({key: float(each) for key, each in parts.items()}, _leaves(mine)),
         Losses({key: float(each.detach()) for key, each in terms.items()}, wanted),
-        batch,
     )
 
 
