@@ -108,7 +108,7 @@ def loss_of(outputs: list[Any], library: Any) -> Any:
 
 def training_errors(name: str) -> DetectorErrors:
     """Returns the errors of a training step with two photos of odd sizes."""
-    theirs = _without_kinks(build(name, CONFIG, CLASSES, **OPTIONS[name])).train()
+    theirs = without_kinks(build(name, CONFIG, CLASSES, **OPTIONS[name])).train()
     ours = ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
     images = photos(97, 130)
     expected = their_outputs(name, theirs, images)
@@ -134,7 +134,7 @@ def training_errors(name: str) -> DetectorErrors:
     )
 
 
-def _without_kinks(model: torch.nn.Module) -> torch.nn.Module:
+def without_kinks(model: torch.nn.Module) -> torch.nn.Module:
     """Returns the model with biases of GroupNorm that keep the inputs of ReLU away from 0.
 
     ATSS's towers have a million inputs of ReLU. If one of them is 1e-6 on one side and -1e-6 on the other, gradients

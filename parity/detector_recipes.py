@@ -58,6 +58,21 @@ def training(*, cascade: bool, rois: int = 512, candidates: int = 2000, proposal
     )
 
 
+def atss_losses() -> dict[str, Any]:
+    """Returns the losses and the coder of ATSS."""
+    return dict(
+        bbox_coder=coder(STDS[0]),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
+        loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0),
+    )
+
+
+def atss_training() -> dict[str, Any]:
+    """Returns `train_cfg` of ATSS."""
+    return dict(assigner=dict(type="ATSSAssigner", topk=9), allowed_border=-1, pos_weight=-1, debug=False)
+
+
 def sparse_losses() -> dict[str, Any]:
     """Returns the losses and the coder of a stage of Sparse R-CNN."""
     return dict(

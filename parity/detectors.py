@@ -21,9 +21,9 @@ from focalnet_jax.model.precision import get_precision
 from parity import mmcv_stub
 from parity.dense import DenseFocalNet
 from parity.detector_recipes import (
-    STDS,
+    atss_losses,
+    atss_training,
     box_losses,
-    coder,
     inference,
     rpn_losses,
     sparse_losses,
@@ -165,12 +165,12 @@ def _atss(config: FocalNetConfig, classes: int, channels: int, convs: int, *, ca
         feat_channels=channels,
         stacked_convs=convs,
         anchor_generator=dict(type="AnchorGenerator", **anchors),
-        bbox_coder=coder(STDS[0]),
-        loss_cls=dict(type="FocalLoss", use_sigmoid=True),
+        **atss_losses(),
     )
     return dict(
         type="ATSS",
         bbox_head=head,
+        train_cfg=ConfigDict(atss_training()),
         # mmdetection 3 selects `nms_pre` pairs of an anchor and a class, 2.11 anchors: here, both select all.
         test_cfg=ConfigDict(nms_pre=100_000, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100),
         **_backbone_and_neck(config, 1, channels, start_level=0, add_extra_convs="on_output", num_outs=5),

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from focalnet_jax.tasks.segmentation.augment import Augmentation
-from parity.mmseg_transforms import augmented, mask_of, photos
+from parity.draws import photos
+from parity.mmseg_transforms import augmented, mask_of
 from tests.data.augmented import GOLDEN, digest
 
 SMALL = Augmentation(size=(80, 90), box=(256, 96))

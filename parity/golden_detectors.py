@@ -2,19 +2,23 @@
 
 Each file contains a small detector of mmdetection with random weights in float16, its outputs for a photo in evaluation
 and, if it has BatchNorm, its running statistics after a training step. Further files contain objects, proposals and
-terms of the loss of Mask R-CNN and Cascade Mask R-CNN.
+terms of the loss of all detectors but ATSS.
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 import torch
 
 from parity.detector_errors import their_outputs
 from parity.detectors import DETECTORS, arrays, build, ours_from
-from parity.region_losses import NUMBERS, Scene, region_losses
+from parity.region_losses import NUMBERS, calm, region_losses, sparse_terms
+from parity.scenes import Scene
 from tests.convert.golden_detectors import CLASSES, CONFIG, LOSS_SIZES, OPTIONS, SIZE, padded
 from tests.convert.golden_files import GOLDEN
+
+PROPOSALS = 12  # of Sparse R-CNN, for its losses
 
 
 def main() -> None:
@@ -29,6 +33,8 @@ def main() -> None:
         after = {key: array for key, array in arrays(model).items() if "running" in key}
         if "mask" in name:
             _write_losses(name, images)
+        elif name == "sparse_rcnn":
+            _write_sparse_losses(name, images, model)
         np.savez_compressed(
             GOLDEN / f"{name}.npz",
             images=images,
@@ -44,10 +50,28 @@ def _write_losses(name: str, images: np.ndarray) -> None:
     ours = ours_from(theirs, name, CONFIG, CLASSES, **OPTIONS[name])
     scene = Scene(padded(images), LOSS_SIZES, CLASSES)
     _, losses, batch, proposals = region_losses(name, theirs, ours, scene, 0)
-    given = {f"proposals/{key}": np.asarray(each) for key, each in proposals._asdict().items()}
-    arrays = {f"batch/{key}": np.asarray(each) for key, each in batch.items() if key != "image"}
-    terms = {f"terms/{key}": value for key, value in losses.terms.items()}
-    np.savez_compressed(GOLDEN / f"{name}_losses.npz", **arrays, **given, **terms)
+    _save(name, batch, losses.terms, {f"proposals/{key}": each for key, each in proposals._asdict().items()})
+
+
+def _write_sparse_losses(name: str, images: np.ndarray, model: torch.nn.Module) -> None:
+    """Writes the terms of mmdetection's loss for a detector with the weights of the other file and other proposals.
+
+    The boxes of the other file's proposals have negative sides.
+    """
+    options = OPTIONS[name] | {"proposals": PROPOSALS}
+    theirs = calm(build(name, CONFIG, CLASSES, **options)).half().float()
+    proposals = {key: each for key, each in theirs.state_dict().items() if "init_proposal" in key}
+    theirs.load_state_dict(model.state_dict() | proposals)
+    with torch.no_grad():
+        terms, batch = sparse_terms(theirs, Scene(padded(images), LOSS_SIZES, CLASSES), 0)
+    _save(name, batch, terms, {f"weights/{key}": each.numpy().astype(np.float16) for key, each in proposals.items()})
+
+
+def _save(name: str, batch: dict[str, Any], terms: dict[str, Any], given: dict[str, Any]) -> None:
+    arrays = {f"batch/{key}": each for key, each in batch.items() if key != "image"}
+    terms = {f"terms/{key}": float(value) for key, value in terms.items()}
+    every = {key: np.asarray(each) for key, each in (arrays | given | terms).items()}
+    np.savez_compressed(GOLDEN / f"{name}_losses.npz", **every)
 
 
 if __name__ == "__main__":

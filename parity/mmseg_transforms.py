@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
-
 import cv2
 import numpy as np
 
 from focalnet_jax.data.photometric import Distortion, Photometric
 from focalnet_jax.tasks.segmentation.augment import Augmentation, Draws
 from parity import mmcv_stub
+from parity.draws import Call, drawn
 
 mmcv_stub.install()
 
@@ -19,18 +16,8 @@ from mmcv.transforms import RandomFlip, RandomResize  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop  # noqa: E402
 
-Call = tuple[str, tuple, object]  # name in numpy.random, arguments, result
-
 cv2.setNumThreads(1)
 init_default_scope("mmseg")
-
-
-def photos() -> list[np.ndarray]:
-    """Returns three photos `[H, W, 3]` uint8 of scikit-learn and scikit-image, of different shapes."""
-    from skimage import data
-    from sklearn.datasets import load_sample_images
-
-    return [load_sample_images().images[0], data.astronaut()[:, 60:401], data.coffee()[:301]]
 
 
 def mask_of(photo: np.ndarray) -> np.ndarray:
@@ -93,23 +80,3 @@ def _coin(value: float | None, name: str, arguments: tuple) -> list[Call]:
     if value is None:
         return [("randint", (2,), 0)]
     return [("randint", (2,), 1), (name, arguments, value)]
-
-
-@contextmanager
-def drawn(*calls: Call, all_of_them: bool = True) -> Iterator[None]:
-    """Replaces functions of `numpy.random`, which must be called with these arguments, and gives their results."""
-    left = list(calls)
-
-    def replacement(name: str):
-        def draw(*arguments, p=None):
-            expected, wanted, result = left.pop(0)
-            got = arguments if p is None else (*arguments, p)
-            assert (name, got) == (expected, wanted), f"{name}{got} instead of {expected}{wanted}"
-            return result
-
-        return draw
-
-    names = ("random_sample", "randint", "uniform", "choice")
-    with mock.patch.multiple(np.random, **{name: replacement(name) for name in names}):
-        yield
-    assert not (left and all_of_them), f"{len(left)} draws were not made"

@@ -14,7 +14,8 @@ from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.data.photometric import Distortion
 from focalnet_jax.data.statistics import IMAGENET_MEAN, IMAGENET_STD
 from focalnet_jax.tasks.segmentation.augment import Augmentation
-from parity.mmseg_transforms import augmented, mask_of, photos  # before mmseg, which it makes loadable
+from parity.draws import photos
+from parity.mmseg_transforms import augmented, mask_of  # before mmseg, which it makes loadable
 
 from mmseg.structures import SegDataSample  # isort: skip
 from mmseg.utils import stack_batch  # isort: skip

@@ -21,7 +21,8 @@ from focalnet_jax.tasks.segmentation.host import SegmentationHost
 from focalnet_jax.tasks.segmentation.inference import predict_classes
 from focalnet_jax.tasks.segmentation.overlap import Overlap
 from focalnet_jax.tasks.segmentation.shapes import Inference
-from parity.mmseg_transforms import mask_of, photos  # before mmseg, which it makes loadable
+from parity.draws import photos
+from parity.mmseg_transforms import mask_of  # before mmseg, which it makes loadable
 from parity.upernet import build, ours_from
 
 from mmengine.config import ConfigDict  # isort: skip

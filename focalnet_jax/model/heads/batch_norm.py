@@ -32,27 +32,32 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(channels, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
         self.output_dtype = compute.dtype
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, used: jax.Array | None = None) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, H, W, C]`.
 
         Args:
           x: input.
           train: whether to normalize with the statistics of the batch and to update the running statistics. Otherwise,
             the running statistics normalize the input.
+          used: which maps count in the statistics of the batch, `[B]` bool. All count if it is None or nowhere True.
 
         Raises:
           UserError: `train` is set and the input has only one value per channel, so there is no variance.
         """
         if not train:
             return super().__call__(x, use_running_average=True).astype(self.output_dtype)
-        count = math.prod(x.shape[:-1])
+        count: int | jax.Array = math.prod(x.shape[:-1])
         if count < 2:
             raise UserError(
                 f"BatchNorm received one value per channel in training (input {x.shape}); expected at least two: use "
                 "at least 2 images per batch, and per micro-batch with accumulate_steps"
             )
+        mask = None
+        if used is not None:
+            used |= ~used.any()
+            mask, count = used[:, None, None, None], jnp.maximum(used.sum() * (count // len(x)), 2)
         # With an old value of 0, Flax's update is (1 - momentum) times the biased variance.
         old, self.var[...] = self.var[...], jnp.zeros_like(self.var[...])
-        normalized = super().__call__(x, use_running_average=False)
+        normalized = super().__call__(x, use_running_average=False, mask=mask)
         self.var[...] = self.momentum * old + self.var[...] * (count / (count - 1))
         return normalized.astype(self.output_dtype)

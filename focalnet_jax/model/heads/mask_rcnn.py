@@ -134,16 +134,19 @@ class MaskRCNN(nnx.Module):
         strides = self.backbone.strides
         return roi_align(maps[: len(strides)], boxes, strides, side, implementation=self.roi_align)
 
-    def box_head(self, x: jax.Array, stage: int = 0, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+    def box_head(
+        self, x: jax.Array, stage: int = 0, *, train: bool = False, used: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns logits `[B, N, K + 1]`, the background last, and deltas `[B, N, K, 4]`, float32.
 
         Args:
           x: maps of the RoIs, `[B, N, 7, 7, C]`.
           stage: index of the box head.
           train: whether BatchNorm uses the statistics of the batch, see `BoxHead`; Mask R-CNN has none.
+          used: which RoIs count in these statistics, `[B, N]` bool; None for all.
         """
         with jax.named_scope("bbox_head"):
-            return _heads(self.roi_head.bbox_head)[stage](x, train=train)
+            return _heads(self.roi_head.bbox_head)[stage](x, train=train, used=used)
 
     def mask_head(self, x: jax.Array, stage: int = 0) -> jax.Array:
         """Returns logits of the masks, `[B, N, 28, 28, K]` float32.

@@ -58,17 +58,20 @@ class BoxHead(nnx.Module):
         self.fc_cls = linear(widths[-1], num_classes + 1, exact(compute), nnx.initializers.normal(0.01))
         self.fc_reg = linear(widths[-1], 4 * num_classes, exact(compute), nnx.initializers.normal(0.001))
 
-    def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, *, train: bool = False, used: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns logits `[B, N, K + 1]`, the background last, and deltas of each class `[B, N, K, 4]`, float32.
 
         Args:
           x: maps of the RoIs, `[B, N, SIDE, SIDE, C]`.
           train: whether BatchNorm uses the statistics of all RoIs of the batch and updates its running statistics.
+          used: which RoIs count in these statistics, `[B, N]` bool; None for all.
         """
         rois = x.shape[:2]
         x = x.reshape(-1, *x.shape[2:])
         for block in self.shared_convs:
-            x = block(x, train=train)
+            x = block(x, train=train, used=None if used is None else used.ravel())
         x = x.reshape(*rois, -1)
         for layer in self.shared_fcs:
             x = nnx.relu(by_example(layer(x)))

@@ -52,9 +52,9 @@ class ConvBlock(nnx.Module):
             self.conv = nnx.Conv(inputs, outputs, (kernel, kernel), conv_general_dilated=convolve, **options)
         self.bn = BatchNorm(outputs, compute, rngs)
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H, W, D]`; see `BatchNorm` for `train`."""
-        return nnx.relu(self.bn(by_example(self.conv(x)), train=train))
+    def __call__(self, x: jax.Array, *, train: bool, used: jax.Array | None = None) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, H, W, D]`; see `BatchNorm` for `train` and `used`."""
+        return nnx.relu(self.bn(by_example(self.conv(x)), train=train, used=used))
 
 
 class DecodeHead(nnx.Module):

@@ -167,7 +167,8 @@ class MaskRCNNMethod:
             boxes, matched = candidates(batch, proposals, stage.thresholds)
             samples = self._sampled(matched, jax.vmap(jax.random.fold_in, (0, None))(draws, number))
             regions = regions_of(boxes, samples, batch, self.num_classes)
-            logits, deltas = model.box_head(model.regions(maps, regions.boxes, SIDE), number, train=train)
+            cut = model.regions(maps, regions.boxes, SIDE)
+            logits, deltas = model.box_head(cut, number, train=train, used=regions.used)
             found.append(Pass(proposals, regions, logits, deltas))
             proposals = self._refined(stage, found[-1], samples, batch)
         return found

@@ -46,6 +46,23 @@ def test_statistics_are_of_the_global_batch_with_the_unbiased_running_variance(d
     np.testing.assert_allclose(after["var"][...], 0.9 * OLD_VAR + 0.1 * values.var(0, ddof=1), **TOLERANCE)
 
 
+@pytest.mark.parametrize("count", [1, 5, 8])
+def test_unused_maps_do_not_count_in_the_statistics(count):
+    used = np.random.default_rng(count).permutation(len(BATCH)) < count
+    spoilt = np.where(used[:, None, None, None], BATCH, 1e4).astype(np.float32)
+    bn, alone = layer(), layer()
+    found, expected = bn(spoilt, train=True, used=jnp.asarray(used)), alone(BATCH[used], train=True)
+    np.testing.assert_allclose(found[used], expected, **TOLERANCE)
+    for mine, other in ((bn.mean, alone.mean), (bn.var, alone.var)):
+        np.testing.assert_allclose(mine[...], other[...], **TOLERANCE)
+
+
+def test_all_maps_count_if_none_is_used():
+    bn, usual = layer(), layer()
+    np.testing.assert_array_equal(bn(BATCH, train=True, used=jnp.zeros(8, bool)), usual(BATCH, train=True))
+    np.testing.assert_allclose(bn.var[...], usual.var[...], **TOLERANCE)
+
+
 def test_evaluation_normalizes_with_the_running_statistics_and_keeps_them():
     bn = layer()
     np.testing.assert_allclose(bn(BATCH, train=False), normalized(BATCH, OLD_MEAN, OLD_VAR), **TOLERANCE)

@@ -1,4 +1,4 @@
-"""Losses of Mask R-CNN and Cascade Mask R-CNN are mmdetection's, which parity.golden_detectors has written."""
+"""Losses of the detectors with RoIs are mmdetection's, which parity.golden_detectors has written."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from focalnet_jax.model.precision import get_precision
 from focalnet_jax.tasks.detection.mask_rcnn import CASCADE, MASK_RCNN, MaskRCNNMethod, Sampling
 from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.detection.rpn import RPN, Proposals
+from focalnet_jax.tasks.detection.sparse_rcnn import SparseRCNNMethod
 from tests.convert.golden_detectors import CLASSES, CONFIG, DETECTORS, OPTIONS, padded
 from tests.convert.golden_files import GOLDEN
 
@@ -33,13 +34,25 @@ def part(arrays, name):
     return {key.removeprefix(f"{name}/"): each for key, each in arrays.items() if key.startswith(f"{name}/")}
 
 
+def detector(name, weights, options):
+    """Returns the static part and the state of a detector with mmdetection's weights."""
+    options = dict(precision=get_precision("float32"), **options)
+    graph, state = nnx.split(nnx.eval_shape(lambda: DETECTORS[name](CONFIG, CLASSES, rngs=nnx.Rngs(0), **options)))
+    variables = tensors_to_variables(weights, nnx.to_pure_dict(state), CONFIG, name)
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
+    return graph, state
+
+
+def assert_terms(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-4, err_msg=key)  # float32 on both sides
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_term_is_mmdetections(name):
     weights, golden, method = read(f"{name}.npz"), read(f"{name}_losses.npz"), method_of(name)
-    options = dict(precision=get_precision("float32"), **OPTIONS[name])
-    graph, state = nnx.split(nnx.eval_shape(lambda: DETECTORS[name](CONFIG, CLASSES, rngs=nnx.Rngs(0), **options)))
-    variables = tensors_to_variables(part(weights, "weights"), nnx.to_pure_dict(state), CONFIG, name)
-    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, variables))
+    graph, state = detector(name, part(weights, "weights"), OPTIONS[name])
     batch = part(golden, "batch") | {"image": padded(weights["images"])}
     keys = jax.random.split(jax.random.key(1), 2)
 
@@ -52,7 +65,23 @@ def test_every_term_is_mmdetections(name):
         counts = jnp.array([[done.regions.used.sum(), done.regions.positive.sum()] for done in passes]) / 2
         return method.stage_losses(model, maps, batch, passes, counts, method.rpn_losses(model.rpn(maps), batch))[1]
 
-    found, expected = terms(state, jax.tree.map(jnp.asarray, batch)), part(golden, "terms")
-    assert found.keys() == expected.keys()
-    for key, value in found.items():
-        np.testing.assert_allclose(value, expected[key], rtol=1e-4, err_msg=key)  # float32 on both sides
+    assert_terms(terms(state, jax.tree.map(jnp.asarray, batch)), part(golden, "terms"))
+
+
+def test_every_term_of_sparse_rcnn_is_mmdetections():
+    name = "sparse_rcnn"
+    weights, golden = read(f"{name}.npz"), read(f"{name}_losses.npz")
+    proposals = part(golden, "weights")  # with sides that are positive
+    count = len(proposals["rpn_head.init_proposal_bboxes.weight"])
+    graph, state = detector(name, part(weights, "weights") | proposals, OPTIONS[name] | {"proposals": count})
+    method = SparseRCNNMethod(CLASSES, count, Options())
+    batch = part(golden, "batch") | {"image": padded(weights["images"])}
+
+    @jax.jit
+    def terms(state, batch):
+        batch = batch | method.prepare(batch, jax.random.key(0))
+        return method.loss(nnx.merge(graph, state), batch, None)[1]
+
+    found = terms(state, jax.tree.map(jnp.asarray, batch))
+    assert len(found) == 18
+    assert_terms(found, part(golden, "terms"))
