@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class Detector:
     options: Options
     method: Method
     assumed: str = ""
-    head: DetectorHead = DetectorHead()
+    head: DetectorHead = field(default_factory=DetectorHead)
     canvas: Size = (800, 1344)
 
     @property
