@@ -103,7 +103,7 @@ def test_a_detector_learns_a_data_set_in_cocos_format_and_finds_objects_in_a_lar
     done = executed("detection", LITTLE)
     result = json.loads(printed(done, "evaluate").splitlines()[-1])
     assert result["examples"] == 40
-    assert result["bbox_ap50"] > 40  # 65 in one run; fresh weights have less than 1
+    assert result["bbox_ap50"] > 60  # 90 in one run; fresh weights have less than 1
     found = [int(each) for each in re.findall(r"(\d+) (?:zero|one|four)", printed(done, "predict"))]
     every, shown = map(int, re.match(r"(\d+) detections, (\d+) with", printed(done, "read-json")).groups())
     assert 0 < sum(found) == shown <= every
