@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from focalnet_jax.convert.detectors import DetectorWeights, abstract_detector
+from focalnet_jax.convert.detectors import DetectorHead, DetectorWeights, abstract_detector
 from focalnet_jax.convert.write_detector import write_detector
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.paste import paste_cutout
@@ -36,10 +36,11 @@ assert not [name for name in sys.modules if name.startswith(("focalnet_jax", "fl
 def file(request, tmp_path_factory):
     """A file of mmdetection with a small detector whose parameters are random."""
     config = FocalNetConfig(embed_dim=16, depths=(1, 1, 1, 1), focal_levels=2, focal_windows=3, num_classes=3)
-    head = DETECTOR_HEADS[request.param]
+    # LayerNorm over a few values amplifies errors.
+    head = (DETECTOR_HEADS | {"sparse_rcnn": DetectorHead("sparse_rcnn", 64, hidden=32, proposals=20)})[request.param]
     model = with_drawn_parameters(lambda: nnx.merge(*nnx.split(abstract_detector(config, head))))
     params, statistics = (nnx.to_pure_dict(each) for each in nnx.split(model, nnx.Param, ...)[1:])
-    factor = {"mask_rcnn": 20, "cascade_mask_rcnn": 6}.get(request.param, 1)  # else all boxes have nearly equal scores
+    factor = {"mask_rcnn": 6, "cascade_mask_rcnn": 6}.get(request.param, 1)  # else all boxes have nearly equal scores
     enlarged = {name: leaf * (factor if "roi_head" in name else 1) for name, leaf in named_leaves(params).items()}
     params = with_leaves(params, enlarged)
     weights = DetectorWeights(params, config, None, "orbax", "float32", (), statistics=statistics, head=head)
