@@ -2,8 +2,10 @@
 
 `jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs the file: it maps normalized images [B, H, W, 3]
 float32 to logits float32, [B, K] for a classifier and [B, H, W, K] for a segmentation model, or with --output classes
-to the class with the largest logit, int32. Before the file is written, its output is compared with the model's own
-logits on this machine.
+to the class with the largest logit, int32. The file of a detector is run with `.call(images, sizes)`: sizes [B, 2]
+int32 are heights and widths without padding, and the result is a dict of boxes [B, D, 4], scores [B, D], labels [B, D],
+-1 in unused places, and of a detector with masks also masks [B, D, h, w]. Before the file is written, its result is
+compared with the model's own result on this machine.
 """
 
 from __future__ import annotations
@@ -11,19 +13,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
-    import jax
-
     from focalnet_jax.tasks.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-OUTPUTS = ("logits", "classes")
+OUTPUTS = ("logits", "classes", "detections")
 MOST_BYTES = 2**31 - 2**24  # the file is one protobuf message, at most 2 GiB
-# Largest difference of logits by rounding, relative to an image's largest logit. float32: docs/parity.md measures 1e-6
-# between implementations; a wrong constant, or another approximation of GELU, gives more than 1e-4. bfloat16:
-# ten times the 5e-3 that docs/parity.md measures, because both sides round every activation to 8 bits.
+# Largest difference by rounding, relative to an image's largest logit, or of scores, masks and relative coordinates.
+# float32: docs/parity.md measures 1e-6 between implementations; a wrong constant, or another approximation of GELU,
+# gives more than 1e-4. bfloat16: ten times the 5e-3 that docs/parity.md measures, because both sides round every
+# activation to 8 bits.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 _BATCHES = (1, 3)  # sizes of the compared batches, because the export must run with any size
 
@@ -33,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     Raises:
       UserError: the flags, the weights or the output path are not usable.
-      RunFailedError: the logits of the export differ from those of the model by more than rounding.
+      RunFailedError: the result of the export differs from that of the model by more than rounding.
     """
     from focalnet_jax.errors import UserError
     from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_size
@@ -53,8 +56,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--output",
         choices=OUTPUTS,
-        default=OUTPUTS[0],
-        help="logits, or numbers of the classes with the largest logits (default: %(default)s)",
+        help="logits or detections (default: what the model has), or numbers of the classes with the largest logits",
     )
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     parser.add_argument(
@@ -75,12 +77,15 @@ def main(arguments: list[str]) -> int:
 
     options = dict(image_size=size, dtype=flags.precision, options=check_options(flags.option), which=flags.weights)
     predictor = load_predictor(flags.checkpoint, flags.model, **options)
-    if flags.output == "classes":
+    output = flags.output or predictor.exports[0]
+    if output not in predictor.exports:
+        raise UserError(f"--output {output}: {flags.checkpoint} has {' or '.join(predictor.exports)}")
+    if output == "classes":
         predictor.check_head(flags.checkpoint)
-    written = export(predictor, platforms, flags.output)
-    compared = compare(written, predictor, out, flags.output)
+    written = export(predictor, platforms, output)
+    compared = compare(written, predictor, out, output)
     write_result(out, written)
-    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {describe(predictor, flags.output)}, for {', '.join(platforms)}")
+    print(f"wrote {out}: {len(written) / 1e6:.1f} MB, {describe(predictor, output)}, for {', '.join(platforms)}")
     print(compared)
     source = "stored with the weights"
     if predictor.assumed:
@@ -90,37 +95,40 @@ def main(arguments: list[str]) -> int:
 
 
 def describe(predictor: Predictor, output: str) -> str:
-    """Returns the shapes of the input and the output of an export, such as `[B, 224, 224, 3] to logits [B, 1000]`."""
+    """Returns the shapes of the arguments and the result of an export, such as `[B, 224, 224, 3] to logits [B, 1000]`.
+
+    The arguments have names if there are several.
+    """
     import jax
-    import jax.numpy as jnp
 
-    images = jax.ShapeDtypeStruct((1, *predictor.preprocessing.size, 3), jnp.float32)
-    logits = jax.eval_shape(lambda images: predictor.outputs(predictor.model, images), images)
-    result = logits.shape[1:-1] if output == "classes" else logits.shape[1:]
-    given, made = (f"[{', '.join(map(str, ('B', *shape)))}]" for shape in (images.shape[1:], result))
-    return f"{given} to {output} {made}"
+    inputs = predictor.export_inputs(np.random.default_rng(0), 1)
+    result = jax.eval_shape(lambda inputs: predictor.outputs(predictor.model, inputs, output), inputs)
+
+    def shape(array: Any) -> str:
+        return f"[{', '.join(map(str, ('B', *array.shape[1:])))}]"
+
+    given = [f"{name} {shape(each)}" if len(inputs) > 1 else shape(each) for name, each in inputs.items()]
+    named = result if isinstance(result, dict) else {output: result}
+    return f"{' and '.join(given)} to {', '.join(f'{name} {shape(each)}' for name, each in named.items())}"
 
 
-def compare(written: bytes, predictor: Predictor, out: Path, output: str = OUTPUTS[0]) -> str:
-    """Compares the output of an exported model with the logits of the model on random normalized images.
-
-    For classes, the difference is the largest logit minus the logit of the class in the output.
+def compare(written: bytes, predictor: Predictor, out: Path, output: str | None = None) -> str:
+    """Compares the result of an exported model with that of the model for random images.
 
     Args:
       written: the export.
       predictor: the predictor that was exported.
       out: the file to be written, named in messages.
-      output: one of `OUTPUTS`.
+      output: one of the predictor's `exports`; by default the first.
 
     Returns:
       A one-line report with the largest relative difference. If the export is for other platforms than the platform
       of this machine, the report says that nothing was compared.
 
     Raises:
-      RunFailedError: logits differ by more than `TOLERANCES`, or the model's logits are not finite.
+      RunFailedError: results differ by more than `TOLERANCES`, or the model's results are not finite.
     """
     import jax
-    import numpy as np
     from flax import nnx
     from jax import export as jax_export
 
@@ -131,52 +139,52 @@ def compare(written: bytes, predictor: Predictor, out: Path, output: str = OUTPU
     if platform not in exported.platforms:
         return f"not compared with the model: this machine runs {platform}, the file {', '.join(exported.platforms)}"
     graph, state = nnx.split(predictor.model)
-    own_logits = jax.jit(lambda state, images: predictor.outputs(nnx.merge(graph, state), images))
-    rng, differences = np.random.default_rng(0), []
+    own_result = jax.jit(lambda state, inputs: predictor.outputs(nnx.merge(graph, state), inputs, predictor.exports[0]))
+    precision, output = np.dtype(predictor.backbone.dtype).name, output or predictor.exports[0]
+    rng, differences, tolerance, found = np.random.default_rng(0), [], TOLERANCES[precision], 0
     for batch in _BATCHES:
-        images = rng.standard_normal((batch, *exported.in_avals[0].shape[1:]), np.float32)
+        inputs = predictor.export_inputs(rng, batch)
         # Compiled explicitly: the cache of `jax.jit` would keep all programs, which contain the weights, in memory.
-        given = np.asarray(jax.jit(exported.call).lower(images).compile()(images))
-        for image, result in zip(images, given, strict=True):  # one by one: the logits of all pixels are large
-            own = np.asarray(own_logits(state, image[None]))[0]
-            if not np.isfinite(own).all():
-                raise RunFailedError(f"{out} is not written: the model's logits of random images are NaN or infinite")
-            if output == "classes":
-                apart = own.max(axis=-1) - np.take_along_axis(own, result[..., None], axis=-1)[..., 0]
-            else:
-                apart = np.abs(result - own)
-            differences.append(apart.max() / max(np.abs(own).max(), np.finfo(np.float32).tiny))
+        results = jax.device_get(jax.jit(exported.call).lower(*inputs.values()).compile()(*inputs.values()))
+        for index in range(batch):  # one by one: the logits of all pixels are large
+            single = {name: array[index : index + 1] for name, array in inputs.items()}
+            own = jax.tree.map(lambda leaf: leaf[0], jax.device_get(own_result(state, single)))
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
+                kind = predictor.exports[0]
+                raise RunFailedError(f"{out} is not written: the model's {kind} of random images are NaN or infinite")
+            given = jax.tree.map(lambda leaf: leaf[index], results)  # noqa: B023
+            differences.append(predictor.difference(given, own, output, tolerance))
+            found += int(np.sum(own["labels"] >= 0)) if isinstance(own, dict) else 0
     difference = float(np.max(differences))
-    precision = np.dtype(predictor.backbone.dtype).name
-    if not difference <= TOLERANCES[precision]:  # also for NaN
+    if not difference <= tolerance:  # also for NaN
         raise RunFailedError(
             f"{out} is not written, because its {output} differ from the model's by {difference:.1e} of the largest; "
-            f"rounding in {precision} explains at most {TOLERANCES[precision]:.0e}: report this with the versions that "
+            f"rounding in {precision} explains at most {tolerance:.0e}: report this with the versions that "
             "python -m focalnet_jax prints"
         )
+    counted = f" with {found} detections" if isinstance(own, dict) else ""
     return (
-        f"compared with the model on {platform}, batches of {' and '.join(map(str, _BATCHES))} random images: largest "
-        f"relative difference {difference:.1e}, at most {TOLERANCES[precision]:.0e} is rounding in {precision}"
+        f"compared with the model on {platform}, batches of {' and '.join(map(str, _BATCHES))} random images{counted}: "
+        f"largest relative difference {difference:.1e}, at most {tolerance:.0e} is rounding in {precision}"
     )
 
 
-def export(predictor: Predictor, platforms: Sequence[str] = PLATFORMS, output: str = OUTPUTS[0]) -> bytes:
+def export(predictor: Predictor, platforms: Sequence[str] = PLATFORMS, output: str | None = None) -> bytes:
     """Returns a model with its weights as serialized StableHLO.
 
-    The exported function maps normalized images `[B, H, W, 3]` float32 of any batch size to the logits of
-    `Predictor.outputs`, or to the numbers of the classes with the largest logits, int32.
+    The exported function maps the arrays of `Predictor.export_inputs`, such as normalized images `[B, H, W, 3]` float32
+    of any batch size, to the result of `Predictor.outputs`.
 
     Args:
       predictor: the predictor with the model. Images have the size in its preprocessing. Layers are exported with the
         XLA implementations, which run on all platforms.
       platforms: names among `PLATFORMS`.
-      output: one of `OUTPUTS`.
+      output: one of the predictor's `exports`; by default the first.
 
     Raises:
       UserError: images of this size are too small for the model, or the weights are too large for one file.
     """
     import jax
-    import jax.numpy as jnp
     from flax import nnx
     from jax import export as jax_export
 
@@ -188,15 +196,15 @@ def export(predictor: Predictor, platforms: Sequence[str] = PLATFORMS, output: s
         raise UserError(
             f"the weights are {size / 1e9:.1f} GB; a StableHLO file can contain at most {MOST_BYTES / 1e9:.1f} GB"
         )
-    height, width = predictor.preprocessing.size
-    shape = jax_export.symbolic_shape(f"b, {height}, {width}, 3")
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    (batch,) = jax_export.symbolic_shape("b")
+    inputs = predictor.export_inputs(np.random.default_rng(0), 1)
+    shapes = [jax.ShapeDtypeStruct((batch, *each.shape[1:]), each.dtype) for each in inputs.values()]
 
-    def call(images: jax.Array) -> jax.Array:
-        logits = predictor.outputs(nnx.merge(graph, state), images)
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32) if output == "classes" else logits
+    def call(*arrays: jax.Array) -> Any:
+        given = dict(zip(inputs, arrays, strict=True))
+        return predictor.outputs(nnx.merge(graph, state), given, output or predictor.exports[0])
 
-    return jax_export.export(jax.jit(call), platforms=platforms)(images).serialize()
+    return jax_export.export(jax.jit(call), platforms=platforms)(*shapes).serialize()
 
 
 if __name__ == "__main__":

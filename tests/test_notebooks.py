@@ -21,7 +21,7 @@ from tests.quick import QUICK
 # Optimisation levels: the lowest for little computation; level 1 trains as fast as the highest level.
 LITTLE, SOME = QUICK, QUICK.replace("level=0", "level=1")
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = ("aot", "convert", "finetune", "modulation", "segmentation")
+NAMES = ("aot", "convert", "detection", "finetune", "modulation", "segmentation")
 
 
 def read(name):
@@ -96,6 +96,19 @@ def test_a_model_finds_petals_that_a_threshold_does_not_find(executed):
     shares = [float(share) for share in re.findall(r"([\d.]+)%", printed(done, "predict") + printed(done, "in-python"))]
     assert shares[1] == shares[2] < shares[0]  # background, petals, and petals in Python
     for cell in ("write", "batch", "predictions", "drawing"):
+        assert colours(done, cell) > 20
+
+
+def test_a_detector_learns_a_data_set_in_cocos_format_and_finds_objects_in_a_larger_image(executed):
+    done = executed("detection", LITTLE)
+    result = json.loads(printed(done, "evaluate").splitlines()[-1])
+    assert result["examples"] == 40
+    assert result["bbox_ap50"] > 60  # 90 in one run; fresh weights have less than 1
+    found = [int(each) for each in re.findall(r"(\d+) (?:zero|one|four)", printed(done, "predict"))]
+    every, shown = map(int, re.match(r"(\d+) detections, (\d+) with", printed(done, "read-json")).groups())
+    assert 0 < sum(found) == shown <= every
+    assert len(re.findall(r"^(zero|one|four) \d+% \[", printed(done, "in-python"), re.MULTILINE)) == 3
+    for cell in ("batch", "predictions", "drawing"):
         assert colours(done, cell) > 20
 
 

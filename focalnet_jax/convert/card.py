@@ -213,8 +213,13 @@ def _headline(run: RunRecord) -> Iterator[tuple[str, str, float]]:
     """Yields key, title and value of the main metrics."""
     for key, title in settings_of(task_of(run.config)).HEADLINE:
         value = run.metrics.get(f"{_MEASURED}{key}", run.metrics.get(key))
-        if value is not None:
+        if _is_measured(key, value):
             yield key, title, value
+
+
+def _is_measured(key: str, value: float | None) -> bool:
+    """Returns False for missing metrics, and for AP of -1, which COCO's tools give if there are no objects."""
+    return value is not None and not (value == -1 and key.startswith(("bbox_", "segm_")))
 
 
 def _about_results(run: RunRecord) -> dict[str, str]:
@@ -222,7 +227,7 @@ def _about_results(run: RunRecord) -> dict[str, str]:
     shown = {key for key, _, _ in _headline(run)}
     for name, value in run.metrics.items():
         key = name.removeprefix(_MEASURED)
-        if key not in shown and value is not None:
+        if key not in shown and _is_measured(key, value):
             rows[key] = f"{value:.6g}"
     data = run.config.get("data", {})
     return rows and {"evaluated on": f"{_data_name(run)}, {data.get('eval_split') or 'its evaluation split'}"} | rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -63,6 +63,7 @@ class Predictor(Protocol):
       preprocessing: preprocessing from images to the input of the backbone.
       assumed: parts of the preprocessing that are not stored with the weights, in words; empty if all parts are stored.
       description: size of the model, possible predictions and size of the inputs, in words.
+      exports: names of the results that an exported model can have, the default first.
     """
 
     model: nnx.Module
@@ -70,6 +71,7 @@ class Predictor(Protocol):
     preprocessing: Preprocessing
     assumed: str
     description: str
+    exports: tuple[str, ...]
 
     def check_head(self, path: str | Path) -> None:
         """Raises `UserError` if the weights, which come from `path`, have no head and cannot predict."""
@@ -80,11 +82,31 @@ class Predictor(Protocol):
     def portable(self) -> nnx.Module:
         """Returns `model` with shapes instead of values, and with implementations that run on all platforms."""
 
-    def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, ..., K]` float32 for normalized images `[B, h, w, 3]`, the result of an exported model.
+    def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        """Returns random arguments of an exported model for `count` images, by name, with leaves `[count, ...]`.
 
-        JAX traces this method. The argument `model` is the attribute `model`, or the result of `portable` with the
-        values of `model`.
+        The first is `images`, normalized images `[count, h, w, 3]` float32.
+        """
+
+    def outputs(self, model: nnx.Module, inputs: Mapping[str, jax.Array], result: str) -> Any:
+        """Returns the result of an exported model, an array or a dict of arrays, with leaves `[B, ...]`.
+
+        JAX traces this method.
+
+        Args:
+          model: the attribute `model`, or the result of `portable` with the values of `model`.
+          inputs: arrays as in `export_inputs`.
+          result: one of `exports`.
+        """
+
+    def difference(self, given: Any, own: Any, result: str, tolerance: float) -> float:
+        """Returns the largest relative difference between the result of an export for one image and the model's.
+
+        Args:
+          given: the export's result of the kind `result`.
+          own: the model's result of the kind `exports[0]`.
+          result: one of `exports`.
+          tolerance: difference by rounding.
         """
 
     def transform(self, image: np.ndarray) -> np.ndarray:

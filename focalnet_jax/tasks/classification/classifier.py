@@ -27,6 +27,7 @@ from focalnet_jax.model.summary import summarize
 from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.tasks.classification.activation import class_activation
 from focalnet_jax.tasks.classification.prediction import ClassPrediction
+from focalnet_jax.tasks.logits import EXPORTS, export_result, logits_difference, random_images
 from focalnet_jax.tasks.predictor import Activation
 
 
@@ -89,9 +90,22 @@ class Classifier:
         config, precision = dataclasses.replace(self.model.config, **PORTABLE), get_precision(self.model.dtype)
         return nnx.eval_shape(lambda: FocalNet(config, precision=precision, rngs=nnx.Rngs(0)))
 
-    def outputs(self, model: FocalNet, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, K]` float32 for normalized images `[B, h, w, 3]`."""
-        return model(images)
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Logits and classes."""
+        return EXPORTS
+
+    def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        """Returns random normalized images `[count, h, w, 3]` float32 as `images`."""
+        return {"images": random_images(rng, count, self.preprocessing.size)}
+
+    def outputs(self, model: FocalNet, inputs: Mapping[str, jax.Array], result: str) -> jax.Array:
+        """Returns logits `[B, K]` float32, or classes `[B]` int32, for normalized images `[B, h, w, 3]`."""
+        return export_result(model(inputs["images"]), result)
+
+    def difference(self, given: np.ndarray, own: np.ndarray, result: str, tolerance: float) -> float:
+        """Returns the difference of `logits_difference`."""
+        return logits_difference(given, own, result)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from focalnet_jax.data.geometry import resize
 _LEAST, _MOST = 240, 640  # limits of the sides of an image in a figure, in pixels
 _LINE = 1 / 240  # width of the lines as a fraction of the longer side
 _OPACITY = 0.4  # of the colour inside a mask
+_TAG = 1.25  # height of the coloured area behind a text, relative to the size of the font
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +70,11 @@ def draw_boxes(
         x1, y1, x2, y2 = box.tolist()
         draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=tuple(colour), width=width)
         if text:
-            text = shortened(text, font, max(image.shape[1] - x1, 1))
-            place = draw.textbbox((x1, max(y1 - 1.3 * font.size, 0)), text, font=font)
-            draw.rectangle(place, fill=tuple(colour))
-            draw.text(place[:2], text, fill=_ink(colour), font=font, anchor=None)
+            text, height = shortened(text, font, max(image.shape[1] - x1, 1)), _TAG * font.size
+            top = max(y1 - height, 0)
+            right = draw.textbbox((x1 + width, top), text, font=font)[2]
+            draw.rectangle((x1, top, right + width, top + height), fill=tuple(colour))
+            draw.text((x1 + width, top), text, fill=_ink(colour), font=font)
     return np.asarray(drawn)
 
 

@@ -76,7 +76,7 @@ class DetectionPrediction:
         """Returns the image `[H, W, 3]` uint8 with boxes, masks, names and scores. A small image is enlarged."""
         enlarged = at_least(_LEAST_SIDE, image, _MOST_SIDE)
         kept = np.flatnonzero(self.confidences >= self.shown)
-        factor = enlarged.shape[1] / image.shape[1]
+        factor = enlarged.shape[1] / self.size[1]  # the image may have been resized
         masks = None if self.masks is None else [self.masks[each] for each in kept]
         found = Drawn(self.boxes[kept], self.classes[kept], self.confidences[kept], masks)
         return draw_objects(enlarged, found, self.names, self.colours, factor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from focalnet_jax.config import replaced
-from focalnet_jax.convert.detectors import TASK, detector_of
+from focalnet_jax.convert.detectors import TASK, DetectorHead, abstract_detector, detector_of
 from focalnet_jax.convert.read_detector import read_detector
 from focalnet_jax.convert.weights import describe_non_finite
 from focalnet_jax.data.class_files import read_classes
@@ -26,12 +26,20 @@ from focalnet_jax.data.preprocessing import Preprocessing, fit_in_words, from_co
 from focalnet_jax.errors import RunFailedError, UserError
 from focalnet_jax.model.focalnet import Backbone
 from focalnet_jax.model.jitted import jitted
+from focalnet_jax.ops.implementations import PORTABLE
+from focalnet_jax.tasks.detection.canvases import Size, padded_size
 from focalnet_jax.tasks.detection.evaluated import padded_with_zeros
+from focalnet_jax.tasks.detection.exported import (
+    EXPORTS,
+    detections_difference,
+    export_detections,
+    random_inputs,
+)
 from focalnet_jax.tasks.detection.figures import Drawn
 from focalnet_jax.tasks.detection.host import resized_image
 from focalnet_jax.tasks.detection.method import Method
 from focalnet_jax.tasks.detection.methods import method_of
-from focalnet_jax.tasks.detection.options import Options, options_of
+from focalnet_jax.tasks.detection.options import PAD, Options, options_of
 from focalnet_jax.tasks.detection.prediction import DetectionPrediction
 from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.tasks.run_configs import fitted_box, run_config
@@ -52,6 +60,8 @@ class Detector:
       options: sizes that images are resized to, and thresholds.
       method: detects objects.
       assumed: parts of the preprocessing that are not stored with the weights, in words.
+      head: options of the detector's head, for `portable`.
+      canvas: height and width of the padded images of an export.
     """
 
     model: nnx.Module
@@ -60,6 +70,8 @@ class Detector:
     options: Options
     method: Method
     assumed: str = ""
+    head: DetectorHead = field(default_factory=DetectorHead)
+    canvas: Size = (800, 1344)
 
     @property
     def backbone(self) -> Backbone:
@@ -78,12 +90,36 @@ class Detector:
         return fit_in_words(self.options.box, self.preprocessing.normalization)
 
     def portable(self) -> nnx.Module:
-        """Raises `UserError`: detections have no logits of fixed meaning."""
-        raise UserError("export writes classifiers and segmentation models; these are weights of detection")
+        """Returns the model with shapes instead of values, and with implementations that run on all platforms.
 
-    def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
-        """Raises `UserError`, see `portable`."""
-        raise UserError("export writes classifiers and segmentation models; these are weights of detection")
+        Raises:
+          UserError: the precision is not float32.
+        """
+        if (precision := np.dtype(self.backbone.dtype).name) != "float32":
+            raise UserError(
+                f"detectors are exported in float32, not {precision}: rounding would decide which boxes are removed"
+            )
+        config = dataclasses.replace(self.backbone.config, num_classes=len(self.labels), **PORTABLE)
+        return abstract_detector(config, self.head)
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Detections."""
+        return EXPORTS
+
+    def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        """Returns random normalized `images` on the canvas, and their `sizes` without padding."""
+        return random_inputs(rng, count, self.canvas)
+
+    def outputs(self, model: nnx.Module, inputs: Mapping[str, jax.Array], result: str) -> dict[str, jax.Array]:
+        """Returns the detections of `export_detections`."""
+        return export_detections(self.method, model, **inputs)
+
+    def difference(
+        self, given: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], result: str, tolerance: float
+    ) -> float:
+        """Returns the difference of `detections_difference`."""
+        return detections_difference(given, own, self.options.score, tolerance)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -188,4 +224,6 @@ def load_predictor(
     method = dataclasses.replace(method_of(config), options=found)
     names = tuple(output_names(outputs, info.classes if listed is None else listed))
     assumed = "preprocessing" if info.preprocessing is None else ""
-    return Detector(detector_of(weights, dtype), names, how, found, method, assumed)
+    wide = image_size is None or isinstance(image_size, int)
+    canvas = padded_size(found.box[::-1] if wide else image_size, PAD)
+    return Detector(detector_of(weights, dtype), names, how, found, method, assumed, weights.head, canvas)

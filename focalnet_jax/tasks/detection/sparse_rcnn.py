@@ -64,7 +64,7 @@ class SparseRCNNMethod:
         places, features = model.proposals()
         centres, halves = places[:, :2], places[:, 2:] / 2
         boxes = jnp.concatenate([centres - halves, centres + halves], axis=-1) * _sides(sizes)[:, None]
-        features = jnp.broadcast_to(features, (len(images), *features.shape))
+        features = jnp.broadcast_to(features, (images.shape[0], *features.shape))
         for stage in range(STAGES):
             logits, deltas, features = model.box_head(model.regions(maps, boxes), features, stage)
             boxes = decode(boxes, deltas, _STDS)

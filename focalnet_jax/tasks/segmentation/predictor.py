@@ -29,6 +29,7 @@ from focalnet_jax.model.jitted import jitted
 from focalnet_jax.ops.implementations import PORTABLE
 from focalnet_jax.ops.resize import bilinear
 from focalnet_jax.parameters import named_leaves
+from focalnet_jax.tasks.logits import EXPORTS, export_result, logits_difference, random_images
 from focalnet_jax.tasks.predictor import Activation
 from focalnet_jax.tasks.run_configs import fitted_box, run_config
 from focalnet_jax.tasks.segmentation.host import resized_images
@@ -84,9 +85,23 @@ class Segmenter:
         config = dataclasses.replace(self.backbone.config, num_classes=classes, **PORTABLE)
         return abstract_upernet(config, heads, np.dtype(self.backbone.dtype).name)
 
-    def outputs(self, model: UPerNet, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, h, w, K]` float32, resized to the size of the normalized images `[B, h, w, 3]`."""
-        return bilinear(model(images), images.shape[1:3])
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """Logits and classes."""
+        return EXPORTS
+
+    def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+        """Returns random normalized images `[count, h, w, 3]` float32 as `images`."""
+        return {"images": random_images(rng, count, self.preprocessing.size)}
+
+    def outputs(self, model: UPerNet, inputs: Mapping[str, jax.Array], result: str) -> jax.Array:
+        """Returns logits `[B, h, w, K]` float32, or classes `[B, h, w]` int32, at the size of the images."""
+        images = inputs["images"]
+        return export_result(bilinear(model(images), images.shape[1:3]), result)
+
+    def difference(self, given: np.ndarray, own: np.ndarray, result: str, tolerance: float) -> float:
+        """Returns the difference of `logits_difference`."""
+        return logits_difference(given, own, result)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

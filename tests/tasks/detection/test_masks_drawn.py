@@ -18,7 +18,14 @@ from focalnet_jax.ops.nms import Detections
 from focalnet_jax.tasks.detection.canvases import Canvases
 from focalnet_jax.tasks.detection.composites import DigitComposites
 from focalnet_jax.tasks.detection.evaluated import AveragePrecision
-from focalnet_jax.tasks.detection.figures import Drawn, comparison_figure, draw_masks, draw_objects, objects_of
+from focalnet_jax.tasks.detection.figures import (
+    Drawn,
+    comparison_figure,
+    draw_boxes,
+    draw_masks,
+    draw_objects,
+    objects_of,
+)
 from focalnet_jax.tasks.detection.host import DetectionHost
 from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.detection.prediction import DetectionPrediction
@@ -116,6 +123,31 @@ def test_predictions_have_encodings_of_their_masks_and_draw_them():
     assert changed[40:76, 80:116].any()
     changed[40:76, 80:116] = False
     assert not changed.any()  # scores below 30 % are not drawn
+
+
+@pytest.mark.parametrize("factor", [1, 2, 5])
+def test_predictions_are_drawn_at_their_place_in_a_resized_image(factor):
+    boxes, mask = np.float32([[20, 10, 40, 30]]), Cutout(10, 20, np.ones((20, 20), bool))
+    arrays = boxes, np.array([0]), np.float32([0.9])
+    found = DetectionPrediction(*arrays, [mask], (60, 80), ("cat",), ("cat",), class_colours(1), 0.3, 5)
+    image = GREY.repeat(factor, axis=0).repeat(factor, axis=1)
+    drawn = found.draw(image)
+    below = (drawn != 100).any(axis=-1)[drawn.shape[0] * 20 // 60 :]  # without the text
+    rows, columns = (np.flatnonzero(below.any(axis=axis)) for axis in (1, 0))
+    shown = drawn.shape[0] / 60
+    # the last row and column of a box belong to it
+    assert rows[-1] + 1 == pytest.approx(10 * shown, abs=1)
+    assert (columns[0], columns[-1] + 1) == pytest.approx((20 * shown, 40 * shown), abs=1)
+
+
+def test_the_text_of_a_box_is_inside_its_coloured_area():
+    drawn = draw_boxes(np.zeros((240, 240, 3), np.uint8), np.float32([[60, 120, 200, 220]]), ["gjpqy"], RED[None])
+    above = drawn[:120, 60:200]
+    text, area = above[..., 1] > 60, (above == RED).all(axis=-1)  # only the text has green
+    rows = np.flatnonzero(area.any(axis=1))
+    written = np.flatnonzero(text.any(axis=1))
+    assert len(written) > 5
+    assert rows[0] <= written[0] <= written[-1] <= rows[-1] == 119
 
 
 class Fixed:
