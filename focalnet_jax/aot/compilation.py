@@ -27,6 +27,10 @@ from focalnet_jax.training.step import make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # steps of the schedule, which do not affect the cost
 _MOST_TURNS = 8  # largest number of batch sizes that a search tries
+# Without a GPU, XLA cannot time tile sizes and takes default ones, and the compilation fails if a product has none that
+# fit, such as one with the logits of 150 classes. With this option, products call NVIDIA's library, which a run also
+# tries.
+_OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -76,7 +80,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     bundles.forget()
     begun = time.perf_counter()
     try:
-        compiled = compile_fitting(lowered)
+        compiled = compile_fitting(lowered, _OPTIONS.get(mesh.devices.flat[0].platform))
     except DoesNotFitError as error:
         return _report(Attempt(step, batch, remat, False, error.requested, None, None, time.perf_counter() - begun))
     seconds = time.perf_counter() - begun
@@ -189,14 +193,18 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
     return traced.lower(lowering_platforms=(platform,))
 
 
-def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+def compile_fitting(lowered: jax.stages.Lowered, options: Mapping[str, bool] | None = None) -> jax.stages.Compiled:
     """Returns the compiled program.
+
+    Args:
+      lowered: the lowered program.
+      options: options of the compiler in addition to those of the program.
 
     Raises:
       DoesNotFitError: the program does not fit in the device's memory.
     """
     try:
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         # A kernel that does not fit in fast memory is a bug of this package; a smaller batch does not help.
         if "RESOURCE_EXHAUSTED" not in str(error) or re.search("memory space [vs]mem", str(error)):
