@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MAX_BATCH_PER_DEVICE, bundles
+from focalnet_jax.aot.ledger import cycles_by_part
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
@@ -61,6 +62,7 @@ class Attempt:
     cycles: int | None  # per device and step, or None without an estimate by the compiler
     sent: Mapping[str, int] | None  # bytes that a device sends per step, by kind of collective; None if it does not fit
     seconds: float  # time of the compilation
+    parts: Mapping[str, int] = field(default_factory=dict)  # cycles of each part, see `ledger.cycles_by_part`
 
 
 def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> Attempt:
@@ -94,7 +96,8 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     )
     program = Program(compiled.as_text())
     cycles, sent = program.cycles(bundles.kernel_cycles), program.collective_bytes()
-    return _report(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds))
+    parts = cycles_by_part(program, bundles.kernel_cycles)
+    return _report(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds, parts))
 
 
 def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple[Attempt, dict[str, Any]]:

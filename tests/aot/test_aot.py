@@ -189,12 +189,15 @@ def test_the_search_tries_only_batches_a_run_could_have(config, monkeypatch):
 
 def test_an_estimate_is_cycles_over_the_clock_and_the_models_flops_over_that(config):
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
-    attempt = Attempt("train", 16, "none", True, 2**30, 3_000_000, {"all-reduce": 10}, 1.0)
+    parts = {"aggregation": 2_400_000, "mlp": 600_000}
+    attempt = Attempt("train", 16, "none", True, 2**30, 3_000_000, {"all-reduce": 10}, 1.0, parts)
     result = summary(config, "v5e:2x4", mesh, CHIPS["v5e"], attempt)
     assert result["estimated_step_seconds"] == 0.002
     assert result["images_per_second_per_device"] == 16 / 0.002 / 8
     assert result["estimated_mfu"] == pytest.approx(result["flops_per_step"] / (0.002 * 8 * 197e12))
+    assert result["estimated_seconds_by_part"] == {"aggregation": 0.0016, "mlp": 0.0004}
     assert "compiler's estimate, not a measurement" in table(result)
+    assert "of which   aggregation 80%; mlp 20%" in table(result)
 
 
 @pytest.mark.parametrize(
