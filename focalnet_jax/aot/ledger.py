@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from focalnet_jax.aot.program import Instruction, Program
 
-# Named scopes of the backbone and of the train step, and of the heads.
+# Named scopes of the backbone and of the train step.
 CATEGORIES = ("aggregation", "projections", "mlp", "norm", "embedding", "optimizer")
-HEADS = ("neck", "rpn_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head")
 OTHER = "other"
 _COLLECTIVE = ("all-", "reduce-sc", "coll")
+_HEAD = r"\b(?:neck|\w+_head)\b"  # named scopes of heads
 _OWN = "focalnet_jax/"
 
 
@@ -25,7 +25,7 @@ def category(instruction: Instruction) -> str:
         return OTHER
     if "optimizer" in named[1]:  # the optimizer computes norms too
         return "optimizer"
-    found = re.findall("|".join(HEADS), named[1]) or re.findall("|".join(CATEGORIES), named[1])
+    found = re.findall(_HEAD, named[1]) or re.findall("|".join(CATEGORIES), named[1])
     return found[-1] if found else OTHER
 
 
@@ -33,7 +33,7 @@ def cycles_by_part(program: Program, of_kernel: Callable[[str], int]) -> dict[st
     """Returns the estimated cycles of each part of a program, the largest first; without estimates, an empty dict.
 
     A part is a category of the backbone or the train step. Operations of a head and of no category are divided by the
-    source file that they are from, such as "bbox_head, ops/roi_align.py" or "tasks/detection/rpn.py".
+    source file that they are from, such as "decode_head, ops/conv.py" or "ops/resize.py".
 
     Args:
       program: the compiled program.
@@ -47,7 +47,7 @@ def cycles_by_part(program: Program, of_kernel: Callable[[str], int]) -> dict[st
         file = files.get(frame[1], "") if frame else ""
         if name == OTHER and file:
             name = file
-        elif name in HEADS and file and not file.startswith("model/"):
+        elif re.fullmatch(_HEAD, name) and file and not file.startswith("model/"):
             name = f"{name}, {file}"
         parts[name] += cycles
     return dict(parts.most_common())
