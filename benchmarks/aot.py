@@ -16,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/aot.py
 
 from benchmarks.flags import make_parser
+from focalnet_jax.data.preprocessing import in_words
 from focalnet_jax.programs.run_command import run_command
 
 DOCUMENT = Path("docs/scale.md")
@@ -29,13 +30,8 @@ def row(recipe: str, topology: str, batch: int, fsdp: int = 1, **others: Any) ->
     return ["--config", f"configs/{recipe}", "--topology", topology, *overrides]
 
 
-_UPERNET = {
-    "data.path": "none",
-    "init_from": "none",
-    "init_head": "auto",
-    "precision": "auto",
-    "model.scan_blocks": True,
-}
+_HEADS = {"upernet": "UPerNet", "mask_rcnn": "Mask R-CNN"}
+_DENSE = {"precision": "auto", "model.scan_blocks": True}
 
 ROWS = [
     row("imagenet22k.py:large_fl3", "v5e:8x8", 2048, fsdp=16),
@@ -49,7 +45,9 @@ ROWS = [
     row("finetune_imagenet1k.py:large_fl4,384", "v5e:4x4", 256, fsdp=16),
     row("imagenet1k.py:base_lrf", "v5e:1x1", 128),
     row("imagenet22k.py:large_fl4", "h100:8", 512),
-    row("upernet_ade20k.py:base_lrf", "v5e:1x1", 2, **_UPERNET),
+    row("upernet_ade20k.py:base_lrf", "v5e:1x1", 2, **_DENSE),
+    row("upernet_ade20k.py:base_lrf", "h100:1", 2, **_DENSE),
+    row("mask_rcnn_coco.py:base_lrf", "h100:8", 16),
 ]
 
 
@@ -65,10 +63,11 @@ def line(result: dict[str, Any]) -> str:
     memory = result["hbm_bytes_per_device"]
     fits = "yes" if result["fits"] else "no"
     model = result["model"].removeprefix("focalnet_")
-    if "upernet" in result["arguments"][1]:
-        model += " with UPerNet"
+    for recipe, head in _HEADS.items():
+        if recipe in result["arguments"][1]:
+            model += f" with {head}"
     cells = [
-        f"{model}, {result['num_classes']} classes, {result['image_size']} px",
+        f"{model}, {result['num_classes']} classes, {in_words(result['image_size'])} px",
         result["topology"],
         f"{result['mesh']['data']} x {result['mesh']['fsdp']}",
         f"{result['batch_per_device']}, {result['remat']}",

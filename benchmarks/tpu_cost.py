@@ -18,7 +18,6 @@ import argparse
 import collections
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -30,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for python benchmarks/tpu_
 
 from benchmarks.flags import check_overrides, images, load_recipe, make_parser
 from benchmarks.tpu_parts import aggregation, check_released, part, plain_part, plain_step
+from focalnet_jax.aot.ledger import category
 from focalnet_jax.errors import UserError
 from focalnet_jax.programs.run_command import run_command
 
-CATEGORIES = ("aggregation", "projections", "mlp", "norm", "embedding", "optimizer")
 _BANDWIDTH = {"TPU v4": 1228e9, "TPU v5e": 819e9, "TPU v5p": 2765e9, "TPU v6e": 1640e9}  # bytes/s, Google's pages
 _MOVES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
 
@@ -42,17 +41,6 @@ def bandwidth(chip: Any) -> float:
     """Returns the memory bandwidth of a chip in bytes/s, or half of it for a core."""
     name, core, _ = chip.name.partition(" core")
     return _BANDWIDTH[name] / (2 if core else 1)
-
-
-def category(instruction: Any) -> str:
-    """Returns the category of an operation from the model's named scopes; a fusion has the category of its root."""
-    if instruction.operation.removesuffix("-start").removesuffix("-done").startswith(("all-", "reduce-sc", "coll")):
-        return "collectives"
-    named = re.search(r'op_name="([^"]*)"', instruction.rest)
-    found = re.findall("|".join(CATEGORIES), named[1]) if named else []
-    if "optimizer" in found:  # the optimizer computes norms too
-        return "optimizer"
-    return found[-1] if found else "other"
 
 
 def cost(compiled: Any, chip: Any) -> dict[str, Any]:

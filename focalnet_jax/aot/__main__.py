@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.aot.compilation import compile_step, search
     from focalnet_jax.aot.report import summary, table
     from focalnet_jax.aot.topology import describe_devices
-    from focalnet_jax.config import REQUIRED, is_auto
+    from focalnet_jax.config import REQUIRED, flatten, is_auto, replaced
     from focalnet_jax.distributed.mesh import run_mesh
     from focalnet_jax.programs.config_files import load_config
     from focalnet_jax.programs.flags import make_parser, parse_arguments
@@ -40,12 +40,14 @@ def main(arguments: list[str]) -> int:
         "--search", action="store_true", help="find the cheapest remat policy that fits, and the largest batch"
     )
     flags, overrides = parse_arguments(parser, arguments)
+    # A step has the same cost with any data and weights, so it needs neither.
     config = load_config(flags.config, overrides, optional=["data.path", "init_from"])
+    config = replaced(config, {key: None for key in ("data.path", "init_from") if flatten(config)[key] == REQUIRED})
     devices, chip = describe_devices(flags.topology, flags.slices)
     mesh, kind = run_mesh(config.mesh.to_dict(), devices), task_kind(config.task)
     by_data = (*settings_of(config.task).AUTO, "batch_size")
     unresolved = any(is_auto(config, key) for key in by_data)
-    source = kind.open_examples(config) if unresolved and config.data.path not in (None, REQUIRED) else None
+    source = kind.open_examples(config) if unresolved and config.data.path is not None else None
     config = resolve(config, mesh, source)
     if flags.search:
         attempt, suggestion = search(config, mesh, chip, flags.step)

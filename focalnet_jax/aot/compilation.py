@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from focalnet_jax.aot import MAX_BATCH_PER_DEVICE, bundles
+from focalnet_jax.aot.ledger import cycles_by_part
 from focalnet_jax.aot.program import Program
 from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.distributed.mesh import check_batch_size, split_by_example
@@ -27,6 +28,10 @@ from focalnet_jax.training.step import make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # steps of the schedule, which do not affect the cost
 _MOST_TURNS = 8  # largest number of batch sizes that a search tries
+# Without a GPU, XLA cannot time tile sizes and takes default ones, and the compilation fails if a product has none that
+# fit, such as one with the logits of 150 classes. With this option, products call NVIDIA's library, which a run also
+# tries.
+_OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -57,6 +62,7 @@ class Attempt:
     cycles: int | None  # per device and step, or None without an estimate by the compiler
     sent: Mapping[str, int] | None  # bytes that a device sends per step, by kind of collective; None if it does not fit
     seconds: float  # time of the compilation
+    parts: Mapping[str, int] = field(default_factory=dict)  # cycles of each part, see `ledger.cycles_by_part`
 
 
 def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> Attempt:
@@ -76,7 +82,7 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     bundles.forget()
     begun = time.perf_counter()
     try:
-        compiled = compile_fitting(lowered)
+        compiled = compile_fitting(lowered, _OPTIONS.get(mesh.devices.flat[0].platform))
     except DoesNotFitError as error:
         return _report(Attempt(step, batch, remat, False, error.requested, None, None, time.perf_counter() - begun))
     seconds = time.perf_counter() - begun
@@ -90,7 +96,8 @@ def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) ->
     )
     program = Program(compiled.as_text())
     cycles, sent = program.cycles(bundles.kernel_cycles), program.collective_bytes()
-    return _report(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds))
+    parts = cycles_by_part(program, bundles.kernel_cycles)
+    return _report(Attempt(step, batch, remat, memory <= chip.memory, memory, cycles, sent, seconds, parts))
 
 
 def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple[Attempt, dict[str, Any]]:
@@ -189,14 +196,18 @@ def lower_step(config: FrozenConfigDict, mesh: Mesh, step: str) -> jax.stages.Lo
     return traced.lower(lowering_platforms=(platform,))
 
 
-def compile_fitting(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+def compile_fitting(lowered: jax.stages.Lowered, options: Mapping[str, bool] | None = None) -> jax.stages.Compiled:
     """Returns the compiled program.
+
+    Args:
+      lowered: the lowered program.
+      options: options of the compiler in addition to those of the program.
 
     Raises:
       DoesNotFitError: the program does not fit in the device's memory.
     """
     try:
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         # A kernel that does not fit in fast memory is a bug of this package; a smaller batch does not help.
         if "RESOURCE_EXHAUSTED" not in str(error) or re.search("memory space [vs]mem", str(error)):

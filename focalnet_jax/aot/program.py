@@ -91,14 +91,17 @@ class Program:
           of_kernel: function that returns the cycles of one of this package's kernels by its name. The compiler has no
             estimate of these; see `bundles.kernel_cycles`.
         """
-        counted = [
-            times * estimate
-            for instruction, times, fused in self.run()
-            # The estimate of a fusion includes its instructions.
-            if not fused
-            and (estimate := of_kernel(instruction.name) if instruction.own else instruction.cycles()) is not None
-        ]
+        counted = [cycles for _, cycles in self.estimates(of_kernel)]
         return sum(counted) if counted else None
+
+    def estimates(self, of_kernel: Callable[[str], int]) -> Iterator[tuple[Instruction, int]]:
+        """Yields every operation with an estimate, and its cycles over all iterations, see `cycles`."""
+        for instruction, times, fused in self.run():
+            if fused:  # the estimate of a fusion includes its instructions
+                continue
+            cycles = of_kernel(instruction.name) if instruction.own else instruction.cycles()
+            if cycles is not None:
+                yield instruction, times * cycles
 
     def collective_bytes(self) -> dict[str, int]:
         """Returns the bytes that one device sends per run of the program, by kind of collective.

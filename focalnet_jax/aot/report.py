@@ -13,6 +13,7 @@ from focalnet_jax.distributed.chips import Chip
 from focalnet_jax.tasks import task_kind
 
 _PASSES = {"train": 3, "eval": 1}  # cost in forward passes; a backward pass costs two
+_PARTS = 8  # number of parts in the table
 SOURCE = "compiler's estimate, not a measurement; without communication between devices"
 
 
@@ -21,7 +22,7 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
 
     `flops_per_step`, and therefore `estimated_mfu`, does not count recomputation (remat). `estimated_step_seconds` is
     from the TPU compiler's cost model: the sum of the cycles of all operations, counted once per iteration of their
-    loops.
+    loops. `estimated_seconds_by_part` divides it into parts, see `ledger.cycles_by_part`.
     """
     devices = mesh.devices.size
     task = task_kind(config.task).make_task(config, evaluated=False)
@@ -48,6 +49,9 @@ def summary(config: FrozenConfigDict, topology: str, mesh: Mesh, chip: Chip, att
         "hbm_capacity_bytes": chip.memory,
         "flops_per_step": flops,
         "estimated_step_seconds": seconds,
+        "estimated_seconds_by_part": {name: cycles / chip.clock for name, cycles in attempt.parts.items()}
+        if seconds
+        else None,
         "estimated_mfu": flops / (seconds * devices * chip.flops) if seconds else None,
         "images_per_second_per_device": attempt.batch / seconds / devices if seconds else None,
         "collective_bytes_per_device": None if attempt.sent is None else dict(attempt.sent),
@@ -79,6 +83,9 @@ def table(result: dict[str, Any]) -> str:
         else f"{seconds:.4f} s per step, {result['images_per_second_per_device']:.0f} images/s per device, "
         f"MFU {result['estimated_mfu']:.1%}: {SOURCE}",
     }
+    if parts := result.get("estimated_seconds_by_part"):  # not in reports of earlier versions
+        first = list(parts.items())[:_PARTS]
+        rows["of which"] = "; ".join(f"{name} {part / seconds:.0%}" for name, part in first)
     if "suggested_remat" in result:
         remat, largest = result["suggested_remat"], result["largest_batch"]
         rows["suggests"] = "; ".join(

@@ -17,6 +17,10 @@ from focalnet_jax.ops.mosaic.layers import Layers, Weights
 from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.ops.shifted import focal_level
 
+# Shares of fast memory that the kernels for TPUs may use. The larger one is for the wide maps of detection, for whose
+# large kernels the compiler takes minutes per convolution without our kernels.
+_SHARES = (0.5, 0.75)
+
 
 def aggregate_context(
     context: jax.Array,
@@ -111,8 +115,10 @@ def aggregate_levels(
     sizes = [len(kernel) for kernel in kernels]
     shape = shape_on_each_device(context)
     bias = _bias_of(context, bias)
-    vmem = mosaic.fast_memory() if implementation == "mosaic" else 0
-    if vmem and mosaic.supports(shape, sizes, context.dtype.itemsize, vmem):
+    shares = _SHARES if implementation == "mosaic" else ()
+    possible = (mosaic.fast_memory(share) for share in shares)
+    vmem = next((size for size in possible if mosaic.supports(shape, sizes, context.dtype.itemsize, size)), None)
+    if vmem is not None:
         total, last_sum = levels_in_passes(context, gates, tuple(kernels), bias, vmem, False)
         return total, activate((last_sum / (context.shape[1] * context.shape[2])).astype(context.dtype))
     if implementation == "triton" and triton.supports(shape[-1], sizes):

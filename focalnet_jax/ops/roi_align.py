@@ -124,6 +124,21 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, precision=highest, preferred_element_type=jnp.float32)
 
 
+def _bins(rows: jax.Array, columns: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns the bins `[B, n, size, size, C]` float32 of n regions per image, from weights and the map `[B, h, w, C]`.
+
+    The products have arrays with three axes, and barriers keep other operations out of them, because the compiler for
+    TPUs takes minutes for a product with more axes or with additions.
+    """
+    barrier = jax.lax.optimization_barrier
+    (batch, count, size, height), (width, channels) = rows.shape, x.shape[2:]
+    flat = barrier((rows.reshape(batch, -1, height), x.reshape(batch, height, -1)))
+    partly = barrier(_product("bph,bhv->bpv", *flat).astype(x.dtype)).reshape(-1, width, channels)
+    each = jnp.broadcast_to(columns[:, :, None], (batch, count, size, size, width)).reshape(-1, size, width)
+    bins = barrier(_product("gqw,gwc->gqc", *barrier((each, partly))))
+    return bins.reshape(batch, count, size, size, channels)
+
+
 def _matrix(
     maps: tuple[jax.Array, ...],
     boxes: jax.Array,
@@ -147,8 +162,7 @@ def _matrix(
             height, width = x.shape[1:3]
             rows = axis_weights(edges[..., 1], edges[..., 3], size, height, samples, 0, height).astype(x.dtype)
             columns = axis_weights(edges[..., 0], edges[..., 2], size, width, samples, 0, width).astype(x.dtype)
-            partly = _product("bnph,bhwc->bnpwc", rows, x).astype(x.dtype)
-            total += _product("bnpwc,bnqw->bnpqc", partly, columns)
+            total += _bins(rows, columns, x)
         return total.astype(maps[0].dtype)
 
     chunks = (x.reshape(batch, -1, chunk, *x.shape[2:]).swapaxes(0, 1) for x in (boxes, levels))

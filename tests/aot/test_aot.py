@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from focalnet_jax.aot import compilation
+from focalnet_jax.aot import compilation, topology
+from focalnet_jax.aot.__main__ import main
 from focalnet_jax.aot.compilation import Attempt, DoesNotFitError, compile_fitting, compile_step, search
 from focalnet_jax.aot.report import summary, table
 from focalnet_jax.aot.topology import describe_devices
@@ -98,6 +99,17 @@ def test_a_compiled_step_is_reported_with_all_its_figures(config):
         assert "no estimate by this compiler" in table(result)
 
 
+@pytest.mark.parametrize("recipe", ["mask_rcnn_coco.py:tiny_srf", "upernet_ade20k.py:tiny_srf"])
+@pytest.mark.parametrize("head", ["drop", "auto"])
+def test_a_recipe_that_requires_data_and_weights_is_compiled_without_them(monkeypatch, capsys, recipe, head):
+    monkeypatch.setattr(topology, "describe_devices", lambda *_: (jax.devices()[:1], CHIPS["v5e"]))
+    compiled = Attempt("train", 16, "none", True, 2**30, 3_000_000, {}, 1.0)
+    monkeypatch.setattr(compilation, "compile_step", lambda *_: compiled)
+    small = ["--config.model.depths=(1, 1)", f"--config.init_head={head}"]
+    assert main(["--config", f"configs/{recipe}", "--topology", "v5e:1x1", *small]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["fits"]
+
+
 def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(config):
     with pytest.raises(UserError, match="cannot be split evenly over 8 devices"):
         compile_step(compilation._with(config, batch_size=12), make_mesh({"data": 8, "fsdp": 1, "tensor": 1}),
@@ -107,7 +119,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_is_compiled(con
 def refused(complaint):
     """A program that the compiler rejects."""
 
-    def compiled():
+    def compiled(compiler_options=None):
         raise jax.errors.JaxRuntimeError(complaint)
 
     return SimpleNamespace(compile=compiled)
@@ -177,12 +189,15 @@ def test_the_search_tries_only_batches_a_run_could_have(config, monkeypatch):
 
 def test_an_estimate_is_cycles_over_the_clock_and_the_models_flops_over_that(config):
     mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1})
-    attempt = Attempt("train", 16, "none", True, 2**30, 3_000_000, {"all-reduce": 10}, 1.0)
+    parts = {"aggregation": 2_400_000, "mlp": 600_000}
+    attempt = Attempt("train", 16, "none", True, 2**30, 3_000_000, {"all-reduce": 10}, 1.0, parts)
     result = summary(config, "v5e:2x4", mesh, CHIPS["v5e"], attempt)
     assert result["estimated_step_seconds"] == 0.002
     assert result["images_per_second_per_device"] == 16 / 0.002 / 8
     assert result["estimated_mfu"] == pytest.approx(result["flops_per_step"] / (0.002 * 8 * 197e12))
+    assert result["estimated_seconds_by_part"] == {"aggregation": 0.0016, "mlp": 0.0004}
     assert "compiler's estimate, not a measurement" in table(result)
+    assert "of which   aggregation 80%; mlp 20%" in table(result)
 
 
 @pytest.mark.parametrize(

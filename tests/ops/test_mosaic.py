@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from focalnet_jax.ops import mosaic
-from focalnet_jax.ops.aggregation import _add_in_kernel
+from focalnet_jax.ops.aggregation import _add_in_kernel, aggregate_levels
 from focalnet_jax.ops.levels import levels_in_passes
 from focalnet_jax.ops.mosaic import plan
 from focalnet_jax.ops.mosaic.numbers import Pairs
@@ -194,3 +194,15 @@ def test_shapes_it_cannot_compute_are_left_to_xla():
     assert mosaic.supports((64, 28, 28, 256), (3, 5, 7), 2, V4)
     assert not mosaic.supports((8, 1000, 1000, 192), (3, 5, 7, 9), 2, WHOLE // 2)
     assert not mosaic.supports((64, 1000, 1000, 128), (3, 5, 7), 2, V4)
+
+
+@pytest.mark.parametrize(("width", "computed"), [(336, True), (1000, False)])
+def test_wide_maps_of_detection_get_more_fast_memory(width, computed, monkeypatch):
+    monkeypatch.setattr(plan, "_chip", lambda: "TPU v5 lite")
+    sizes, shape = (9, 11, 13), (1, 200, width, 128)
+    assert not mosaic.supports(shape, sizes, 2, mosaic.fast_memory())
+    context, gates = jnp.zeros(shape, jnp.bfloat16), jnp.zeros((*shape[:3], 4), jnp.bfloat16)
+    kernels = [jnp.zeros((size, size, 1, 128), jnp.bfloat16) for size in sizes]
+    traced = str(jax.make_jaxpr(partial(aggregate_levels, implementation="mosaic"))(context, gates, kernels))
+    assert ("pallas_call" in traced) == computed
+    assert ("conv_general_dilated" in traced) != computed
