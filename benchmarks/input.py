@@ -7,7 +7,8 @@ mixing run on the device in both. The speed is measured in images per second of 
 measures each stage of this package's loader, and both loaders in wall time with one and two reading processes. The last
 line is one JSON object; `full_recipe_ratio` and `plain_ratio` are our speed divided by timm's.
 
-`--task segmentation` compares images and masks of two sizes with mmsegmentation's pipeline, one thread each.
+`--task segmentation` compares images and masks of two sizes with mmsegmentation's pipeline, and `--task detection`
+images with boxes and masks with mmdetection's; one thread each.
 """
 
 from __future__ import annotations
@@ -155,18 +156,23 @@ def per_wall_second(loader: Callable[..., Iterator[np.ndarray]], folder: Path, w
 
 def main(arguments: list[str]) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--task", choices=["classification", "segmentation"], default="classification")
+    parser.add_argument("--task", choices=["classification", "segmentation", "detection"], default="classification")
     parser.add_argument("--images", type=positive, default=2048, help="number of files, for classification")
     parser.add_argument(
         "--batches",
         type=positive,
         default=12,
-        help="batches per measurement, of 64 images for classification and 8 for segmentation",
+        help="batches per measurement, of 64 images for classification and 8 for the other tasks",
     )
     parser.add_argument("--rounds", type=positive, default=3)
     flags = parser.parse_args(arguments)
     if flags.task == "segmentation":
         from benchmarks.input_segmentation import measure
+
+        measure(flags.batches, flags.rounds)
+        return
+    if flags.task == "detection":
+        from benchmarks.input_detection import measure
 
         measure(flags.batches, flags.rounds)
         return

@@ -26,8 +26,8 @@ BATCH, FILES = 8, 24
 _RECIPE = Augmentation()
 
 
-def write_pairs(folder: Path, size: tuple[int, int]) -> None:
-    """Writes JPEGs (mosaics of photos in scikit-learn and scikit-image) and PNG masks made from their brightness."""
+def mosaics(count: int, size: tuple[int, int]) -> Iterator[Image.Image]:
+    """Yields images of a width and height, made of photos in scikit-learn and scikit-image."""
     from skimage import data as photos
     from sklearn.datasets import load_sample_images
 
@@ -35,11 +35,17 @@ def write_pairs(folder: Path, size: tuple[int, int]) -> None:
     pictures = [Image.fromarray(source) for source in sources]
     draw = np.random.default_rng(0)
     tile = (512, 384)
-    for index in range(FILES):
+    for _ in range(count):
         mosaic = Image.new("RGB", size)
         for top in range(0, size[1], tile[1]):
             for left in range(0, size[0], tile[0]):
                 mosaic.paste(pictures[draw.integers(len(pictures))].resize(tile, Image.Resampling.BICUBIC), (left, top))
+        yield mosaic
+
+
+def write_pairs(folder: Path, size: tuple[int, int]) -> None:
+    """Writes JPEGs (`mosaics`) and PNG masks made from their brightness."""
+    for index, mosaic in enumerate(mosaics(FILES, size)):
         mosaic.save(folder / f"{index}.jpg", quality=90)
         # Regions with smooth borders, whose number does not depend on the size, as in drawn masks.
         grey = mosaic.convert("L").resize(SIZES[0], Image.Resampling.BOX).filter(ImageFilter.BoxBlur(6))
