@@ -206,7 +206,11 @@ def _restored(checkpoint: AnyPath, item: str, arguments: ocp.args.PyTreeRestore)
 
 
 def in_time(checkpoint: AnyPath, read: Callable[[], _Result]) -> _Result:
-    """Returns `read()`; raises `RunFailedError` if a bucket needs more than `PATIENCE_SECONDS` and 1 s per MB."""
+    """Returns `read()`.
+
+    Raises:
+      RunFailedError: reading from a bucket takes longer than `PATIENCE_SECONDS` plus 1 s per MB of the checkpoint.
+    """
     if not is_bucket(checkpoint):
         return read()
     limit = PATIENCE_SECONDS + sum(size for size, _ in read_manifest(checkpoint).files.values()) / _SLOWEST

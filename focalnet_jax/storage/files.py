@@ -120,7 +120,8 @@ def sizes_of(folder: AnyPath, names: Iterable[str]) -> dict[str, int]:
 def objects(folder: AnyPath, *, recursive: bool = True) -> dict[str, StoredObject]:
     """Returns the objects below a folder of a bucket, by relative name.
 
-    Without `recursive`, returns the objects directly in the folder and its subfolders, whose names end with a slash.
+    Without `recursive`, returns only the objects directly in the folder, and one entry per subfolder, whose name ends
+    with a slash.
 
     Raises:
       StorageError: the bucket cannot be read.

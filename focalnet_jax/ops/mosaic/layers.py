@@ -97,7 +97,7 @@ class Call:
         return part * self.groups + example if self.of_examples > 1 else example
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns the shape of a map in the kernel, `[positions, examples, C]`, and a kernel instance's block."""
+        """Returns the shape of a map, `[positions, examples, C]`, and the part that one kernel instance processes."""
         spec = pl.BlockSpec(
             (self.some, self.examples, channels),
             lambda part, example, step: (self.place(part, step), self.group(part, example), 0),
