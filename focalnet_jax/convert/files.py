@@ -137,7 +137,7 @@ def _read_safetensors(path: Path) -> Tensors:
 
 
 def read_metadata_of(path: Path) -> dict[str, str]:
-    """Returns the metadata of the safetensors file at `path`. Shards and other formats give an empty dictionary."""
+    """Returns the metadata of the safetensors file at `path`. For shards and other formats it is empty."""
     import safetensors
 
     files = weight_files(path)

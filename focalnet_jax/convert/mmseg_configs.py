@@ -98,7 +98,9 @@ def _read(step: Mapping[str, Any]) -> tuple[Normalization, bool]:
     preprocessor = "to_rgb" not in step and step["type"] != "Normalize"
     blue_first = not (step.get("bgr_to_rgb", False) if preprocessor else step.get("to_rgb", True))
     if preprocessor and step.get("rgb_to_bgr"):
-        raise UserError("rgb_to_bgr=True is for images that are read with red first")
+        raise UserError(
+            "rgb_to_bgr=True is for images that are read with red first, but mmcv reads them with blue first"
+        )
     if not all(isinstance(step[key], list | tuple) and len(step[key]) == 3 for key in ("mean", "std")):
         raise UserError(f"mean is {str(step['mean'])[:60]} and std {str(step['std'])[:60]}; expected 3 numbers each")
     mean, std = (list(step[key])[:: -1 if blue_first else 1] for key in ("mean", "std"))

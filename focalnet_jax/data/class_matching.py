@@ -64,7 +64,7 @@ def match_names(
         if matched.count(output) > 1:
             same = [name for name, each in zip(names, matched, strict=True) if each == output]
             raise UserError(
-                f"the classes {' and '.join(same)} of {data} both match {known[output]} of {model}: {advice}"
+                f"the classes {' and '.join(same)} of {data} all match {known[output]} of {model}: {advice}"
             )
     if is_first():
         print(f"{data}: {len(names)} of the {len(known)} classes of {model}, matched by name")

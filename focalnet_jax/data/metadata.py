@@ -56,7 +56,7 @@ def webp_pixels_only(encoded: bytes) -> bytes:
 
 
 def jpeg_pixels_only(encoded: bytes) -> bytes:
-    """Returns a JPEG without EXIF, colour profile, previews and comments, or unchanged if its segments are damaged."""
+    """Returns a JPEG without EXIF, colour profile, previews and comments; unchanged if its segments are damaged."""
     parts, offset = [encoded[:2]], 2
     while offset + 4 <= len(encoded) and encoded[offset] == 0xFF:
         marker = encoded[offset + 1]

@@ -73,7 +73,9 @@ class Found:
 
 
 def find_newest(folder: AnyPath) -> Found:
-    """Returns the newest step whose files are undamaged, and the newer steps. Each process verifies some of the files.
+    """Returns the newest step whose files are undamaged, and the newer steps, which are damaged or unfinished.
+
+    Each process verifies some of the files.
 
     Raises:
       UserError: there is no permission to read a bucket.

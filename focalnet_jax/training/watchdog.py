@@ -1,4 +1,4 @@
-"""Ends a run that hangs and prints the stacks of its threads."""
+"""Ends a run that hangs, after printing the stacks of its threads."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from focalnet_jax.tasks.detection.evaluated import padded_with_zeros
 from focalnet_jax.tasks.detection.method import Method
 
 EXPORTS = ("detections",)
-_SHARE = 0.9  # of the detections that are compared
 _SCALES = (1, 4, 16, 32)  # side of the squares of each random pattern in pixels
 
 
@@ -53,10 +52,7 @@ def export_detections(method: Method, model: nnx.Module, images: jax.Array, size
 def detections_difference(
     given: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], least: float, tolerance: float
 ) -> float:
-    """Returns the difference that at least 90 % of the detections in two results for one image do not exceed.
-
-    Rounding can decide which of two nearly equal boxes suppresses the other, which changes a few detections. Up to ten
-    detections, all count. The difference of a detection that is missing in one result is infinite.
+    """Returns the largest difference between two results for one image, infinite if a detection is missing in one.
 
     Scores and probabilities differ absolutely; coordinates relative to the largest one. Of each detection, the most
     similar one of its class in the other result is compared. Detections whose scores are as small as the last one that
@@ -69,7 +65,7 @@ def detections_difference(
       tolerance: difference of scores by rounding.
     """
     side = max(1.0, *(float(np.abs(each["boxes"]).max(initial=0)) for each in (given, own)))
-    differences = [0.0]
+    largest = 0.0
     for ours, theirs in ((given, own), (own, given)):
         used = ours["labels"] >= 0
         limit = max(least, ours["scores"].min() if used.all() else 0.0) + tolerance
@@ -82,5 +78,5 @@ def detections_difference(
                 apart = np.maximum(apart, np.abs(theirs["masks"] - ours["masks"][row]).max(axis=(1, 2)))
             least_apart = float(np.min(apart, initial=np.inf, where=theirs["labels"] == ours["labels"][row]))
             if least_apart <= tolerance or ours["scores"][row] > limit:
-                differences.append(least_apart)
-    return float(np.quantile(differences, _SHARE, method="higher"))
+                largest = max(largest, least_apart)
+    return largest
