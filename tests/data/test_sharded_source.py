@@ -124,7 +124,7 @@ def test_held_out_images_are_those_that_data_prepare_holds_out(kind, packed, tmp
     assert len(train) + len(val) == 24
     assert f"{len(val)} of 24 images are held out for evaluation" in train.description
     assert_same(streams(train, val), streams(*theirs))
-    with pytest.raises(UserError, match=r"has no split 'val'; it contains train: --config.data.held_out=0.2 holds out"):
+    with pytest.raises(UserError, match=r"has no split 'val'; it contains train: hold out a fifth of the images"):
         opened(kind, only, "val")
     # With a split val, no image is held out.
     assert len(opened(kind, packed / kind, "train", held_out=0.3)) == 24

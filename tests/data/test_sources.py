@@ -161,7 +161,7 @@ def test_files_may_have_names_of_any_bytes(tmp_path):
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="digits or folder"):
+    with pytest.raises(UserError, match="expected one of digits, folder"):
         open_source("didgits", None, "train")
 
 

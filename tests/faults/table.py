@@ -35,7 +35,7 @@ ROWS = {
     20: ("a batch size that is not a multiple of the number of devices", "an error with the nearest valid sizes"),
     21: ("a checkpoint of a different model", "an error that names the differing parameters"),
     22: ("a different number of classes", "an error; a new classifier only with `init_head=drop`"),
-    23: ("weights of a different dtype", "the report names the conversion of the dtype"),
+    23: ("weights of a different dtype", "the report states the cast"),
     24: ("a typo or a wrong type in a setting", "a one-line error with a suggestion, exit code 2"),
     25: (
         "a NaN or infinite loss or gradient",
@@ -92,7 +92,7 @@ ROWS = {
     ),
     54: ("an EXIF orientation that may turn the image away from its mask", "the mask is turned back, or as in row 53"),
     55: ("images without masks, a folder of images only", "left out and counted in training, otherwise an error"),
-    56: ("a zip archive that is truncated, damaged or another one", "an error that names it"),
+    56: ("a zip archive that is truncated, damaged or not the expected one", "an error that names it"),
     57: ("crops or batches of ignored pixels only", "their loss and its gradient are 0; the run continues"),
     58: (
         "a box of zero or negative size, outside of the image or NaN; a damaged polygon or run-length encoding; an "
