@@ -1,14 +1,16 @@
-"""After the first batch of each canvas, training compiles nothing."""
+"""After the first batches of each canvas, neither training nor an evaluation compiles anything."""
 
 from collections import Counter
 
 import jax
 import pytest
 
+from focalnet_jax.data.loader import ReadOptions, eval_batches
 from focalnet_jax.distributed.mesh import make_mesh, put_batch
 from focalnet_jax.programs.config_files import load_config
+from focalnet_jax.training.evaluation import evaluate
 from focalnet_jax.training.state import init_state
-from focalnet_jax.training.step import make_train_step
+from focalnet_jax.training.step import make_eval_step, make_train_step
 from tests.specs import open_spec, train_batches_of
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # also recorded for programs of the persistent cache
@@ -52,3 +54,24 @@ def test_train_steps_compile_one_program_per_canvas(compiled, run):
     assert seen.keys() == CANVASES
     assert min(seen.values()) > 5
     assert not late
+
+
+def test_a_second_evaluation_compiles_nothing(compiled, run):
+    _, spec, state = run
+    evaluation, host = spec.task.evaluations()["eval"], spec.task.host
+    step, shapes = make_eval_step(spec.graph, spec.mesh, evaluation), set()
+
+    def batches():
+        groups = host.groups(evaluation.source)
+        for batch in eval_batches(
+            evaluation.source, host, batch_size=16, groups=groups, reading=ReadOptions(threads=2)
+        ):
+            shapes.add(batch["image"].shape[1:3])
+            yield batch
+
+    first = evaluate(step, state.result, batches(), spec.mesh, evaluation)
+    before = len(compiled)
+    assert before
+    assert evaluate(step, state.result, batches(), spec.mesh, evaluation) == first
+    assert shapes == CANVASES
+    assert compiled[before:] == []

@@ -20,7 +20,7 @@ SMALL = [
     "--config.data.image_size=(96,96)",
     "--config.augment.long_side=96",
     "--config.inference.box=(96,96)",
-    # With plain gradients, updates agree as well as gradients do. Adam would amplify rounding where a gradient is about 0.
+    # With plain gradients, updates agree as well as gradients do. Adam would amplify rounding of gradients near 0.
     "--config.optimizer.name=sgd",
     "--config.optimizer.clip_norm=0",
 ]

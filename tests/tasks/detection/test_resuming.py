@@ -1,0 +1,50 @@
+"""A stopped and resumed run of a detector has the same losses and weights, bit by bit, as an undisturbed one."""
+
+import signal
+
+import pytest
+
+from tests.commands import losses, run, saved_params, start
+
+STEPS = 12
+FLAGS = [
+    "--config.batch_size=8",
+    f"--config.total_steps={STEPS}",
+    "--config.checkpoint_every_steps=3",
+    "--config.eval_every_steps=none",
+    "--config.model.drop_path_rate=0.2",  # draws, as the samples of RoIs do
+    "--config.ema_decay=0.9",
+    "--config.grace_seconds=120",
+]
+
+
+def after_step(process, step):
+    """Returns when a run has printed the metrics of a step."""
+    for line in process.stdout:
+        if line.startswith(f"step {step}"):
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "number"),
+    [
+        pytest.param("mask_rcnn_coco", signal.SIGTERM, id="mask_rcnn_coco-stopped"),
+        pytest.param("atss_coco", signal.SIGKILL, id="atss_coco-killed"),
+    ],
+)
+def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(recipe, number, tmp_path):
+    flags = [f"--config=configs/{recipe}.py:smoke", *FLAGS]
+    undisturbed = run("train.py", *flags, "--workdir", tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    process = start("train.py", *flags, "--workdir", tmp_path / "run")
+    after_step(process, 7)  # the save after step 6 began when that after step 3 was complete
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=200)
+    assert process.returncode == (42 if number == signal.SIGTERM else -9), stderr
+    resumed = run("train.py", *flags, "--workdir", tmp_path / "run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from step" in resumed.stdout
+    assert losses(tmp_path / "run") == losses(tmp_path / "undisturbed")
+    for item in ("params", "ema", "training"):
+        assert saved_params(tmp_path / "run", STEPS, item) == saved_params(tmp_path / "undisturbed", STEPS, item)
