@@ -8,7 +8,7 @@ import pytest
 from tests.commands import losses, run
 from tests.processes import launch
 
-FLAGS = ["--config=configs/mask_rcnn_coco.py:smoke", "--config.data.threads=1", "--config.eval_batch_size=10"]
+FLAGS = ["--config=configs/mask_rcnn_coco.py:smoke", "--config.data.threads=1", "--config.eval_batch_size=12"]
 TRAINED = [
     *FLAGS,
     "--config.total_steps=6",

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.commands import losses, run, saved_params, start
+from tests.commands import first_line, losses, run, saved_params, start
 
 STEPS = 12
 FLAGS = [
@@ -16,14 +16,6 @@ FLAGS = [
     "--config.ema_decay=0.9",
     "--config.grace_seconds=120",
 ]
-
-
-def after_step(process, step):
-    """Returns when a run has printed the metrics of a step."""
-    for line in process.stdout:
-        if line.startswith(f"step {step}"):
-            return
-    raise AssertionError(process.communicate()[1])
 
 
 @pytest.mark.parametrize(
@@ -38,7 +30,7 @@ def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(recipe, number, tmp_pa
     undisturbed = run("train.py", *flags, "--workdir", tmp_path / "undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
     process = start("train.py", *flags, "--workdir", tmp_path / "run")
-    after_step(process, 7)  # the save after step 6 began when that after step 3 was complete
+    first_line(process, "step  7/12")  # the save after step 6 began when that after step 3 was complete
     process.send_signal(number)
     _, stderr = process.communicate(timeout=200)
     assert process.returncode == (42 if number == signal.SIGTERM else -9), stderr
