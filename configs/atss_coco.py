@@ -30,7 +30,7 @@ def get_config(variant: str = ""):
     config.init_from = REQUIRED
 
     config.optimizer.weight_decay = 0.05
-    # As the original: everything is decayed except norms, which are recognised by their names.
+    # As in the original, all parameters are decayed except those of norms, which are recognised by their names.
     config.optimizer.weight_decay_scales = (("norm", 0.0), (r"^(?!.*norm).*/(bias|scale|gamma\d)$", 1.0))
     config.optimizer.clip_norm = 0.0
     config.schedule.name = "step"

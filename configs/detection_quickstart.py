@@ -1,4 +1,4 @@
-"""Finds tree crowns in aerial pictures, or nuclei of cells with their masks, in minutes on a CPU.
+"""Finds tree crowns in aerial images, or nuclei of cells with their masks, in minutes on a CPU.
 
 Source: the pictures and boxes of the package deepforest, see docs/data.md. The recipe is atss_coco.py's with a small
     model and a higher learning rate.

@@ -7,7 +7,8 @@ Variants: none, or smoke (one epoch).
 Command: make quickstart, or python train.py --config configs/quickstart.py --workdir runs/quickstart
 Hardware: 2 CPU cores. Cost: about two minutes of training.
 Target: 98.5 % top-1 on the held-out quarter.
-Obtained: 98.89 to 99.33 % (seed 0). A different processor, kernel or seed changes one or two of the 450 images.
+Obtained: 98.89 to 99.33 % (seed 0). A different processor, kernel or seed changes the result of one or two of the
+    450 images.
 """
 
 from focalnet_jax.config import default_config

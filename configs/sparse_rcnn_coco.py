@@ -22,7 +22,7 @@ def get_config(variant: str = ""):
     config.head.convs = None
     config.precision = "float32"
     config.schedule.learning_rate = 2.5e-5
-    # As the original: all parameters are decayed.
+    # As in the original, all parameters are decayed.
     config.optimizer.weight_decay = 1e-4
     config.optimizer.weight_decay_scales = ((r"/(bias|scale|gamma\d|init_proposal_\w+)$", 1.0),)
     config.optimizer.clip_norm = 1.0

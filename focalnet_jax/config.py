@@ -77,7 +77,7 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.power = 1.0  # of poly
     config.schedule.drops = (9 / 12, 11 / 12)  # of step: fractions of the run after which the learning rate drops
-    config.schedule.drop_factor = 0.1  # of step: what the learning rate is multiplied by at each drop
+    config.schedule.drop_factor = 0.1  # of step: factor that multiplies the learning rate at each drop
     # Peak, not scaled by batch size; auto: depends on batch size and init_from, and adds a warm-up if none is set.
     config.schedule.learning_rate = number(1e-3)
     config.schedule.min_learning_rate = 1e-5
@@ -86,9 +86,12 @@ def default_config(task: str = "classification") -> ConfigDict:
     config.schedule.warmup_steps = config_dict.placeholder(int)
 
     config.data = ConfigDict()
-    config.data.source = "digits"  # digits, folder, tfds, parquet or webdataset
-    # folder: the directory of the splits; tfds: a prepared directory, or the name of a data set; parquet, webdataset: a
-    # folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER]; all but patterns may be gs://
+    # classification: digits, folder, tfds, parquet or webdataset; segmentation: digits, bluemarble, folder or tfds;
+    # detection: digits, trees, nuclei, coco or tfds
+    config.data.source = "digits"
+    # folder: the directory of the splits; coco: the directory of annotations and images; tfds: a prepared directory, or
+    # the name of a data set; parquet, webdataset: a folder, a file, a pattern, or an address
+    # hf://datasets/ORG/NAME[@REVISION][/FOLDER]; all but patterns may be gs://
     config.data.path = config_dict.placeholder(str)
     config.data.cache = CACHE  # folder on each host for copies of data in buckets and for indices of shards
     config.data.train_split = "train"
@@ -140,8 +143,8 @@ def default_config(task: str = "classification") -> ConfigDict:
     return config
 
 
-# Keys that may be "auto" (None for numbers), so that the value is chosen by the data, the weights and the machine. The
-# choice is stored with the run, and a resumed run keeps it on any machine. A task may add keys, see `auto_keys`.
+# Keys that may be "auto" (None for numbers), so that the value is chosen from the data, the weights and the machine.
+# The choice is stored with the run, and a resumed run keeps it on any machine. A task may add keys, see `auto_keys`.
 AUTO = (
     "model.name",
     "precision",

@@ -1,11 +1,13 @@
-"""Write a model, including its weights, as one StableHLO file that runs without this package, for any batch size.
+"""Write a model with its weights as one StableHLO file that runs without this package, for any batch size.
 
-`jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs the file: it maps normalized images [B, H, W, 3]
-float32 to logits float32, [B, K] for a classifier and [B, H, W, K] for a segmentation model, or with --output classes
-to the class with the largest logit, int32. The file of a detector is run with `.call(images, sizes)`: sizes [B, 2]
-int32 are heights and widths without padding, and the result is a dict of boxes [B, D, 4], scores [B, D], labels [B, D],
--1 in unused places, and of a detector with masks also masks [B, D, h, w]. Before the file is written, its result is
-compared with the model's own result on this machine.
+`jax.export.deserialize(open(FILE, "rb").read()).call(images)` runs the file. The images are normalized, [B, H, W, 3]
+float32. The result is the logits, float32: [B, K] for a classifier, [B, H, W, K] for a segmentation model. With
+--output classes, it is the index of the largest logit, int32.
+
+The file of a detector is run with `.call(images, sizes)`. The sizes [B, 2] int32 are the heights and widths of the
+images without padding. The result is a dict: boxes [B, D, 4], scores [B, D], labels [B, D] (-1 in unused entries), and
+masks [B, D, h, w] if the detector has masks. Before the file is written, its result is compared with that of the model,
+if the file is for the platform of this machine.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 PLATFORMS = ("cpu", "cuda", "tpu")
 OUTPUTS = ("logits", "classes", "detections")
 MOST_BYTES = 2**31 - 2**24  # the file is one protobuf message, at most 2 GiB
-# Largest difference by rounding, relative to an image's largest logit, or of scores, masks and relative coordinates.
+# Largest difference that rounding explains: of logits, relative to an image's largest logit; of detections, the
+# difference of scores, masks and relative coordinates.
 # float32: docs/parity.md measures 1e-6 between implementations; a wrong constant, or another approximation of GELU,
 # gives more than 1e-4. bfloat16: ten times the 5e-3 that docs/parity.md measures, because both sides round every
 # activation to 8 bits.
@@ -79,7 +82,9 @@ def main(arguments: list[str]) -> int:
     predictor = load_predictor(flags.checkpoint, flags.model, **options)
     output = flags.output or predictor.exports[0]
     if output not in predictor.exports:
-        raise UserError(f"--output {output}: {flags.checkpoint} has {' or '.join(predictor.exports)}")
+        raise UserError(
+            f"--output {output}: expected {' or '.join(predictor.exports)}, the outputs of {flags.checkpoint}"
+        )
     if output == "classes":
         predictor.check_head(flags.checkpoint)
     written = export(predictor, platforms, output)

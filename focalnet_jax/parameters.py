@@ -27,7 +27,7 @@ def with_leaves(tree: Any, leaves: Mapping[str, Any]) -> Any:
 
 
 def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a tree of dicts with these leaves by path name."""
+    """Returns the tree of nested dicts whose leaves, by path name, are `leaves`."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

@@ -1,9 +1,9 @@
 """Predict the contents of images: python -m focalnet_jax.predict IMAGE... --checkpoint PATH [--topk 5] [--out DIR].
 
-Images are resized as in an evaluation. Prints one line per image: for a classifier, its most probable classes and their
-probabilities; for a segmentation model, its largest classes and their shares of the pixels; for a detector, the number
-of objects of each class. With --json, prints one JSON object per image. With --out, also draws each image with its
-prediction, and writes masks of segmentation models to DIR/masks.
+Images are resized as in an evaluation. Prints one line per image: for a classifier, the most probable classes and their
+probabilities; for a segmentation model, the largest classes and their shares of the pixels; for a detector, the number
+of objects with a score of at least 30 % in each of the most frequent classes. With --json, prints one JSON object per
+image. With --out, also draws each image with its prediction, and writes masks of segmentation models to DIR/masks.
 """
 
 import json

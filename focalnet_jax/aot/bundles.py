@@ -41,7 +41,8 @@ _COMPUTING = re.compile(r"_(\d+)_of_(\d+)")
 def folder() -> Path:
     """Returns the folder into which the compiler dumps bundles.
 
-    The first call sets an environment variable for the compiler, so it must happen before the compiler is loaded.
+    The compiler reads the environment variable that the first call sets only when it is loaded, so the first call must
+    happen before that.
     """
     made = Path(tempfile.mkdtemp(prefix="bundles"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
@@ -73,7 +74,7 @@ def kernel_cycles(name: str) -> int:
 
 
 def count(text: str, share: float = 1.0) -> int:
-    """Returns the larger of two numbers: the executed bundles, and the cycles of the busiest matrix unit.
+    """Returns the estimated cycles of a kernel: the executed bundles or, if larger, the busiest matrix unit's cycles.
 
     A bundle in a loop counts once per iteration. The outermost loop runs over the grid; all but two of its iterations
     compute.
@@ -106,9 +107,9 @@ def count(text: str, share: float = 1.0) -> int:
 
 
 def _computing(lines: list[tuple[re.Match[str], str]], turns: list[int]) -> range:
-    """Returns the lines that the loop over the grid skips in two of its iterations.
+    """Returns the indices of the lines that the loop over the grid skips in two of its iterations.
 
-    They are the longest range that a branch skips; the range is empty if the loop always computes.
+    The lines are the longest range that a branch skips; the range is empty if the loop always computes.
     """
     if not any(int(number) == turns[0] - 1 for _, line in lines for number in _WITHIN.findall(line)):
         return range(0)

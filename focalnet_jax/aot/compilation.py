@@ -28,9 +28,9 @@ from focalnet_jax.training.step import make_eval_step, make_train_step
 
 _WARM_UP, _STEPS = 100, 1000  # steps of the schedule, which do not affect the cost
 _MOST_TURNS = 8  # largest number of batch sizes that a search tries
-# Without a GPU, XLA cannot time tile sizes and takes default ones, and the compilation fails if a product has none that
-# fit, such as one with the logits of 150 classes. With this option, products call NVIDIA's library, which a run also
-# tries.
+# Without a GPU, XLA cannot time the tile sizes of its Triton matrix products. Its default sizes do not fit for some
+# products, such as those with the logits of 150 classes, so the compilation fails. With this option, products call
+# NVIDIA's library, which XLA also tries in a run.
 _OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -66,7 +66,7 @@ class Attempt:
 
 
 def compile_step(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> Attempt:
-    """Compiles the `train` or `eval` step of a run of `config`, including shardings and donation.
+    """Compiles the `train` or `eval` step of a run of `config`, including shardings and donation, and returns its cost.
 
     If the step does not fit in memory, no error is raised; the result has `fits=False`.
 
@@ -105,8 +105,9 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
 
     Returns:
       The compilation of the config's batch with that policy, or with the policy that saves the most memory if no policy
-      fits; and a dict with `suggested_remat`, `largest_batch` (global batch size, to within an eighth, at most 4096
-      examples per device) and `largest_batch_remat`, each of which is None if nothing fits.
+      fits; and a dict with `suggested_remat`, which is None if the config's batch does not fit, and `largest_batch` and
+      `largest_batch_remat`, which are None if no batch fits. `largest_batch` is a global batch size. The search tries
+      at most 8 sizes of up to 4096 examples per device, and ends within an eighth of a size that does not fit.
 
     Raises:
       UserError: the batch cannot be divided evenly over the devices and micro-batches.
@@ -132,7 +133,7 @@ def search(config: FrozenConfigDict, mesh: Mesh, chip: Chip, step: str) -> tuple
 
 
 def _is_valid(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bool:
-    """Returns whether a batch can be divided evenly over devices and micro-batches, and is valid for the task."""
+    """Returns whether devices and micro-batches can split a batch evenly and, in training, the task allows it."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if step == "eval":
         return batch % parts == 0
@@ -148,7 +149,8 @@ def _is_valid(batch: int, config: FrozenConfigDict, mesh: Mesh, step: str) -> bo
 def _next_batch(largest: Attempt | None, above: int | None, room: int, is_valid: Callable[[int], bool]) -> int | None:
     """Returns the next batch size to try, or None if the search is finished.
 
-    The search is finished when the largest batch that fits is within an eighth of the smallest batch that does not.
+    The search is finished when the largest batch that fits is within an eighth of the smallest batch that does not, or
+    no batch size between them is valid.
 
     Args:
       largest: compilation of the largest batch that fits, or None if no batch fits yet.

@@ -32,8 +32,8 @@ def category(instruction: Instruction) -> str:
 def cycles_by_part(program: Program, of_kernel: Callable[[str], int]) -> dict[str, int]:
     """Returns the estimated cycles of each part of a program, the largest first; without estimates, an empty dict.
 
-    A part is a category of the backbone or the train step. Operations of a head and of no category are divided by the
-    source file that they are from, such as "decode_head, ops/conv.py" or "ops/resize.py".
+    A part is a category of the backbone or the train step. Operations of a head, and operations without a category, are
+    divided by the source file that they come from, such as "decode_head, ops/conv.py" or "ops/resize.py".
 
     Args:
       program: the compiled program.

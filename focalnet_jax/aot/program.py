@@ -88,14 +88,14 @@ class Program:
         An operation in a loop counts once per iteration.
 
         Args:
-          of_kernel: function that returns the cycles of one of this package's kernels by its name. The compiler has no
-            estimate of these; see `bundles.kernel_cycles`.
+          of_kernel: function that returns the cycles of one of this package's kernels by the kernel's name, because the
+            compiler has no estimate of kernels; see `bundles.kernel_cycles`.
         """
         counted = [cycles for _, cycles in self.estimates(of_kernel)]
         return sum(counted) if counted else None
 
     def estimates(self, of_kernel: Callable[[str], int]) -> Iterator[tuple[Instruction, int]]:
-        """Yields every operation with an estimate, and its cycles over all iterations, see `cycles`."""
+        """Yields every operation that has an estimate, and its cycles over all iterations (arguments: see `cycles`)."""
         for instruction, times, fused in self.run():
             if fused:  # the estimate of a fusion includes its instructions
                 continue
@@ -143,7 +143,8 @@ class Program:
     def _turns(self, loop: Instruction, condition: str, body: str) -> int:
         """Returns the trip count of a loop, or 1 if the count depends on computed values, as in rejection sampling.
 
-        The count is annotated; otherwise it is the limit of a counter that starts at 0, divided by its increment.
+        The count is read from the compiler's annotation. Without one, it is the limit of a counter that starts at 0,
+        divided by the counter's increment.
         """
         if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest):
             return int(known[1])

@@ -42,7 +42,7 @@ _TPU_ENVIRONMENT = {
 
 
 def describe_devices(topology: str, slices: int = 1) -> tuple[Sequence[jax.Device], Chip]:
-    """Returns the devices of a topology such as `v5e:4x4` or `h100:8` to compile for, and their properties.
+    """Returns the devices of a topology such as `v5e:4x4` or `h100:8` to compile for, and the properties of a device.
 
     Args:
       topology: the name of a TPU and the shape of its network, or the name of a GPU and the number of GPUs.
@@ -67,7 +67,7 @@ def _tpus(topology: str, name: str, shape: str, slices: int) -> tuple[Sequence[j
         raise UserError(f"--topology {topology}: {_EXPECTED}")
     if not _exists(name, shape, lengths):
         valid = ", ".join(
-            _FLAT if _TPUS[name] == 2 else (*_SMALL, "or multiples of 4 in ascending order: 4x4x8, 4x8x8")
+            _FLAT if _TPUS[name] == 2 else (*_SMALL, "or multiples of 4 in ascending order, such as 4x4x8")
         )
         raise UserError(f"--topology {topology}: no {name} has this shape; expected {valid}")
     if not importlib.util.find_spec("libtpu"):

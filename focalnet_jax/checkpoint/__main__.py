@@ -209,7 +209,8 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any
 def _prune(given: AnyPath, flags: argparse.Namespace) -> int:
     if flags.keep_latest < 1 or flags.keep_best < 0:
         raise UserError(
-            f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected 1 or more, and 0 or more"
+            f"--keep-latest {flags.keep_latest} --keep-best {flags.keep_best}: expected --keep-latest of at least 1, "
+            "and --keep-best of at least 0"
         )
     folder = _folder(given)
     with contextlib.ExitStack() as locks:

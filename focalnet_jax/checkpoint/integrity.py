@@ -80,7 +80,7 @@ def read_manifest(step: AnyPath) -> Manifest:
             return _parsed(read_text(step / MANIFEST))  # the network may have changed it
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"it has no {MANIFEST}") from error
-    except StorageError as error:  # an unreachable bucket is no damage
+    except StorageError as error:  # an unreachable bucket does not count as damage
         raise unreadable(step / MANIFEST, error) from error
     except PermissionError as error:
         raise UserError(f"cannot read {step / MANIFEST}: {error.strerror}") from error

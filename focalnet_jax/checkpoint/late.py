@@ -10,7 +10,7 @@ from typing import Any
 class LateEvaluation:
     """The metrics of a step that arrive while the step is being written.
 
-    The thread that writes the step takes them when it has finished, and adds them to the step.
+    The thread that writes the step takes the metrics when the step is complete, and adds them to it.
     """
 
     def __init__(self):
@@ -35,7 +35,7 @@ class LateEvaluation:
             return self._accepts
 
     def take(self) -> Mapping[str, Any] | None:
-        """Returns the stored metrics and removes them. If there are none, no more metrics are accepted."""
+        """Returns the stored metrics and removes them. If there are none, returns None and accepts no more."""
         with self._lock:
             metrics, self._metrics = self._metrics, None
             self._accepts = metrics is not None

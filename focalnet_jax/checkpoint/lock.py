@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 20.0  # time without a heartbeat after which a holder on anot
 
 @contextmanager
 def held(workdir: AnyPath) -> Iterator[Callable[[], None]]:
-    """Context manager that holds the lock of a workdir, and gives a function that raises if the lock is lost.
+    """Context manager that holds the lock of a workdir, and yields a function that raises if the lock is lost.
 
     Creates missing folders, and removes the created folders at the end if they are empty.
 
@@ -80,13 +80,13 @@ def _leased(workdir: AnyPath) -> Iterator[Lease]:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Returns whether a holder was a process of this machine, with the same process numbers, that has ended."""
+    """Returns whether a holder is known to have ended: its process ran in this boot and PID namespace, and is gone."""
     machine = _machine()
     return machine is not None and holder.get("machine") == machine and holder["begun"] != _begun(holder.get("pid", 0))
 
 
 def _machine() -> str | None:
-    """Returns an id of this boot and its process numbers, or None; containers may have equal host names."""
+    """Returns an id of this boot and PID namespace, or None if unknown; host names of containers may be equal."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -100,9 +100,9 @@ def cannot_write(workdir: AnyPath, error: OSError) -> UserError | RunFailedError
     """
     text = f"cannot write to --workdir {workdir}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailedError(f"{text}; free disk space and start it again")
+        return RunFailedError(f"{text}; free disk space and start the same command again")
     if isinstance(error, StorageError) and error.errno == errno.EIO:
-        return RunFailedError(f"{text}; start it again later")
+        return RunFailedError(f"{text}; start the same command again later")
     if isinstance(error, StorageError):  # the text already says what to do, such as "create it first"
         return UserError(text)
     return UserError(f"{text}; choose another")
@@ -172,7 +172,10 @@ def _lock(file: IO[str], path: Path) -> None:
 
 
 def _refuse_living(text: str, path: Path) -> None:
-    """Raises `UserError` if the holder named in the lock file is still running."""
+    """Raises `UserError` if the holder named in the lock file is still running.
+
+    Waits up to `PATIENCE_SECONDS` for a heartbeat of a holder on another machine.
+    """
     holder = _read(text)
     if not holder:
         return
@@ -214,7 +217,8 @@ _SINCE = time.time()
 def _begun(pid: int) -> str | None:
     """Returns the start time of a process, or None if it has ended.
 
-    The start time distinguishes processes with the same pid. It is a number of system ticks, or "" where it is unknown.
+    The start time distinguishes processes with the same pid. It is a string: system ticks since the boot, or "" if
+    it is unknown.
     """
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

@@ -6,7 +6,7 @@ A step is a folder with these items:
 - `ema`, their exponential moving average, if the run keeps one
 - `statistics` and `ema_statistics`, if the model has variables that are not parameters
 - `training`, the remaining train state
-- `metadata`, JSON with the resolved config
+- `metadata`, JSON with the resolved config, and properties of the model, the data and the software
 - the manifest of all files with their SHA-256, see `integrity`; a step without a manifest is not a checkpoint
 """
 
@@ -47,7 +47,7 @@ from focalnet_jax.storage.address import AnyPath, absolute, is_bucket
 from focalnet_jax.storage.failures import storage_error
 from focalnet_jax.storage.files import write_whole
 
-_SLOW_SECONDS = 30.0  # after this time of waiting for a save to a bucket, a warning says so
+_SLOW_SECONDS = 30.0  # time of waiting for a save to a bucket after which a warning is printed
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Checkpoints:
         self._writes = jax.process_index() == 0
         self._before_seal = before_seal
         check_path(workdir)
-        if not is_bucket(workdir):  # where the lock was written
+        if not is_bucket(workdir):  # in a bucket, writing the lock has shown this
             check_writable(self._folder)
         if self._writes:
             remove_leftovers(self._folder)
@@ -118,7 +118,7 @@ class Checkpoints:
     ) -> None:
         """Starts writing `items` in the background, and returns as soon as the arrays may be changed.
 
-        If the step exists, only the evaluation is added to it.
+        If `step` is already the newest step, only adds the evaluation to this step.
 
         Raises:
           RunFailedError: the previous save failed, or this save cannot start.
@@ -169,14 +169,14 @@ class Checkpoints:
         return self._newest_complete()
 
     def describe_newest(self) -> str:
-        """Names the newest complete step, in words for errors; does not wait for a save in progress."""
+        """Returns a phrase for messages that names the newest complete step; does not wait for a save in progress."""
         if is_bucket(self._folder) and not self._writes:  # only process 0 knows which step it completed
             return "earlier checkpoints are unchanged"
         good = self._newest_complete()
         return f"the last good checkpoint is step {good}" if good is not None else "there is no earlier checkpoint"
 
     def holds(self, step: int) -> bool:
-        """Returns whether a step is completely saved."""
+        """Returns whether a step is completely saved; in a bucket, True only for the newest complete step."""
         return self._sealed == step if is_bucket(self._folder) else is_complete(self._step(step))
 
     def best_value(self) -> float:
@@ -287,7 +287,7 @@ class Checkpoints:
         delete(self._folder, metrics.keys() - kept(metrics, **self._keep))
 
     def _failed(self, step: int | None, error: Exception) -> Exception:
-        """Returns the error of a save as one line, or the error itself if another process of this run has ended."""
+        """Returns the one-line error of a failed save, or `error` itself if another process of this run has ended."""
         if is_lost_connection(error):
             return error
         of_bucket = is_bucket(self._folder) and not isinstance(error, RunFailedError)

@@ -18,7 +18,7 @@ from focalnet_jax.storage.address import AnyPath, absolute, is_bucket, refuse_mi
 from focalnet_jax.storage.failures import StorageError, unreadable
 
 FOLDER = "checkpoints"
-SAVED = "saved.json"  # file in the workdir with the number of the last saved step, even if checkpoints are lost
+SAVED = "saved.json"  # file in the workdir with the number of the last saved step; it reveals lost checkpoints
 _LEAVING = ".deleting-"  # prefix of a step being deleted: renaming is immediate, deleting its files may take long
 _UNFINISHED = ".orbax-checkpoint-tmp"  # suffix of a step being written
 ITEMS = ("params", "ema", "statistics", "ema_statistics", "training", "metadata")
@@ -159,9 +159,9 @@ def _metadata(checkpoint: AnyPath) -> dict[str, Any]:
 
 
 def ranking_metric_of(checkpoint: AnyPath) -> str:
-    """Returns the name of the metric that ranks the steps of a run, according to the task in its config.
+    """Returns the name of the metric that ranks the steps of a run, from the task in the config of a checkpoint.
 
-    Raises `StorageError` if a bucket cannot be read.
+    Without a readable config, the task is taken to be classification. Raises `StorageError` if a bucket cannot be read.
     """
     try:
         config = _metadata(checkpoint).get("config")
@@ -231,7 +231,7 @@ def is_partial(step: AnyPath) -> bool:
 def set_aside(step: AnyPath, word: str) -> AnyPath:
     """Renames the folder of a damaged, unfinished or foreign step, so that it is no longer a step.
 
-    The new name is `STEP.word`, or `STEP.word-2` and so on if that exists. Returns the new path.
+    The new name is `STEP.WORD`, or `STEP.WORD-2` and so on if this name exists. Returns the new path.
     """
     aside, count = step.with_name(f"{step.name}.{word}"), 1
     while files.exists(aside):

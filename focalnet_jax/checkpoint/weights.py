@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 # Time for reading a checkpoint in a bucket. TensorStore would repeat failed requests for half an hour.
 PATIENCE_SECONDS = 300.0
-_SLOWEST = 1e6  # bytes per second, for which more time is given
+_SLOWEST = 1e6  # bytes per second; the time limit is extended by the size divided by this
 
 
 # Items of a checkpoint with averages (EMA), and the items whose averages they are.
@@ -188,7 +188,7 @@ def check_fits(checkpoint: AnyPath, item: str, wanted: Tree, ignored: str | None
         if all(text.startswith("head/") for text in differing):
             advice = (
                 "; only the head differs: give the config that the checkpoint was trained with, or train from it with "
-                "init_head=drop, or remap from ImageNet-22K to ImageNet-1K"
+                "init_head=drop, or with init_head=remap from ImageNet-22K to ImageNet-1K"
             )
         raise UnfitError(f"{checkpoint} does not fit the model: {'; '.join(differing[:3])}{more}{advice}")
 
@@ -206,7 +206,7 @@ def _restored(checkpoint: AnyPath, item: str, arguments: ocp.args.PyTreeRestore)
 
 
 def in_time(checkpoint: AnyPath, read: Callable[[], _Result]) -> _Result:
-    """Returns `read()`.
+    """Returns the result of `read`, which has a time limit if the checkpoint is in a bucket.
 
     Raises:
       RunFailedError: reading from a bucket takes longer than `PATIENCE_SECONDS` plus 1 s per MB of the checkpoint.

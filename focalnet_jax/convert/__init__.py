@@ -1,4 +1,7 @@
-"""Converts weights between checkpoints of this package and PyTorch files of Microsoft, timm and Hugging Face."""
+"""Converts weights between checkpoints of this package and the formats of other code bases.
+
+These are the original code, timm, transformers, mmsegmentation and mmdetection.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -58,7 +58,7 @@ _FORMATS_OF_TASKS = {"mmseg": "segmentation", "mmdet": "detection"}
 
 
 def main(arguments: list[str]) -> int:
-    """Reads weights, adapts the classifier if requested, writes the weights and prints a report."""
+    """Reads weights, adapts the classifier if requested, writes or uploads the weights and prints a report."""
     parser = make_parser("convert", __doc__)
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("destination", metavar="DST")
@@ -144,7 +144,7 @@ def _read(flags: argparse.Namespace) -> Weights:
 
 
 def _check_task(weights: Weights, flags: argparse.Namespace) -> None:
-    """Raises `UserError` for a format and flags that weights of their task do not support."""
+    """Raises `UserError` if the format or a flag does not fit the task of the weights."""
     if (task := _FORMATS_OF_TASKS.get(flags.to, weights.task)) != weights.task:
         has = "a classifier" if weights.config.num_classes else "only a backbone"
         if weights.task != TASKS[0]:
@@ -193,7 +193,7 @@ def _refuse_inside(source: AnyPath, destination: Path) -> None:
 
 
 def _files(source: AnyPath, which: str | None) -> list[AnyPath]:
-    """Returns the source paths whose checksums are printed: a checkpoint, or weights files with config or index."""
+    """Returns the paths whose checksums are printed: a checkpoint, or the weights files with their config or index."""
     if is_checkpoint(source):
         return [find_checkpoint(str(source))]
     if is_bucket(source):

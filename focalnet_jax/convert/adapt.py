@@ -43,7 +43,8 @@ def adapt(
 
     Raises:
       UserError: the models differ in other options (see `check_adaptable`) or, with "keep", in the number of classes;
-        or "remap" is given for weights without an ImageNet-22K classifier in the order of its class list.
+        or, with "remap", the weights have no ImageNet-22K classifier in the order of its class list, or the model no
+        ImageNet-1K classifier.
     """
     check_adaptable(weights.config, config, surgery=surgery)
     _check_head(weights.config.num_classes, config.num_classes, head, evaluated=not surgery)
@@ -143,7 +144,8 @@ def check_adaptable(old: FocalNetConfig, new: FocalNetConfig, *, surgery: bool =
       surgery: whether focal windows and the number of focal levels may grow.
 
     Raises:
-      UserError: other fields differ, or a window or the number of levels would shrink. The message names the fields.
+      UserError: other fields differ, or a window or the number of levels would shrink, or change without `surgery`. The
+        message names the fields.
     """
     differing = [] if surgery else [_differing(key, old, new) for key in _SURGERY if _stages_differ(key, old, new)]
     for field in dataclasses.fields(FocalNetConfig):
@@ -182,7 +184,7 @@ def _fresh_leaves(config: FocalNetConfig, seed: int, names: Sequence[str]) -> di
 
 
 def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: bool) -> np.ndarray:
-    """Returns a parameter with `shape`, its shape in the target model."""
+    """Returns a parameter with `shape`, its shape in the target model, padded with zeros where it is larger."""
     if "/focal_kernels/" in name:
         return resize_kernel(value, shape[1])
     if "/gates/" in name:
@@ -191,7 +193,10 @@ def _fitted(name: str, value: np.ndarray, shape: tuple[int, ...], global_level: 
 
 
 def resize_kernel(kernel: np.ndarray, size: int) -> np.ndarray:
-    """Pads the depthwise kernels of D blocks, `[D, k, k, 1, C]`, with zeros to `[D, size, size, 1, C]`, both odd."""
+    """Pads the depthwise kernels of D blocks, `[D, k, k, 1, C]`, with zeros to `[D, size, size, 1, C]`.
+
+    Both k and `size` are odd.
+    """
     margin = (size - kernel.shape[1]) // 2
     return np.pad(kernel, ((0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)))
 

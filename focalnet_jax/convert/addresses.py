@@ -1,4 +1,4 @@
-"""Errors for URLs and names of the Hugging Face Hub given instead of a path or an address `hf://`."""
+"""Raises errors for URLs, and for names on the Hugging Face Hub that are not addresses `hf://`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _BARE_NAME = re.compile(rf"{_NAME}(?:@[\w.-]+)?(?<!\.pth)(?<!\.pt)(?<!\.tar)(?<!
 
 
 def refuse_address(path: str) -> None:
-    """Raises `UserError` if `path`, where no file exists, is a URL or a name on the Hugging Face Hub.
+    """Raises `UserError` if `path`, where no file exists, is a URL or looks like a name on the Hugging Face Hub.
 
-    The message contains the address to give instead.
+    The message says what to give instead.
     """
     if match := _ON_THE_HUB.fullmatch(path):
         shown = re.sub(r"^(https?):/(?=\w)", r"\1://", path)  # restores the second slash

@@ -1,6 +1,6 @@
-"""Separates the averaged weights that mmcv's EMAHook stores with the other weights, as in mmsegmentation 0.x.
+"""Separates raw and averaged weights that mmcv's EMAHook stores in one state dict, as in mmsegmentation 0.x.
 
-The average of `backbone.norm0.weight` is `ema_backbone_norm0_weight`, in the same state dict.
+For example, the average of the tensor `backbone.norm0.weight` is the tensor `ema_backbone_norm0_weight`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _FLAT = re.compile(r"(?P<scope>(?:.*\.)?)ema_[^.]+")
 
 
 def separate_average(tensors: Tensors, which: str | None) -> tuple[Tensors, str | None]:
-    """Returns the tensors of a file without the averages, or with each average in place of the original tensor.
+    """Returns the tensors of a file without the averages, or with each average in place of the raw tensor.
 
     Args:
       tensors: all tensors of a file.
-      which: "ema" to use the averages.
+      which: selection among several weights in the file; "ema" to use the averages.
 
     Returns:
-      The tensors; and None if the averages are used, otherwise `which`, which may select a model of the file.
+      The tensors, and the remaining selection among them: None if the averages are used, otherwise `which`.
     """
     scopes = {match["scope"] for match in map(_FLAT.fullmatch, tensors) if match}
     averages = {}

@@ -15,7 +15,7 @@ _SIGNS = {
     "timm": "stem.proj.weight",
     "huggingface": "embeddings.patch_embeddings.projection.weight",
 }
-# timm's features_only models write layers_0 for layers.0
+# timm's models with features_only=True have names such as layers_0.blocks instead of layers.0.blocks.
 _MODULATION = re.compile(r"(.*?)(?:layers[._]\d+\.blocks|encoder\.stages\.\d+\.layers)\.\d+\.modulation\..*")
 _FLAT_STAGE = re.compile(r"layers_(\d+)\.")
 _TRANSFORMERS = "focalnet."  # prefix of the backbone in transformers' classifier
@@ -24,11 +24,11 @@ _LAST_NORM = re.compile(r"(?:layers|encoder\.stages)\.(\d{1,4})\.(?:blocks|layer
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete FocalNet among the tensors of a file."""
+    """A FocalNet among the tensors of a file."""
 
-    format: str
-    prefix: str  # prefix of its tensor names in the file
-    bare: bool = False  # whether it is transformers' backbone, whose names lack the prefix "focalnet."
+    format: str  # a key of `TABLES`
+    prefix: str  # prefix of the FocalNet's tensor names in the file
+    bare: bool = False  # True for transformers' FocalNet without a classifier, whose names lack the prefix "focalnet."
 
     @property
     def key(self) -> str:
@@ -46,7 +46,7 @@ class Candidate:
             yield "".join(f"{part}." for part in parts[:count])
 
     def plain_name(self, name: str) -> str:
-        """Returns the name of a tensor in the table of the format, without the prefix."""
+        """Maps a tensor's name in the file to its name in the format's table (`TABLES`)."""
         rest = name.removeprefix(self.prefix)
         if self.bare:
             return f"{_TRANSFORMERS}{rest}"
@@ -82,7 +82,7 @@ def is_known(name: str, format: str) -> bool:
 
 
 def last_stage(shapes: dict[str, tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
-    """Returns the index of the last stage, and the shape of one of its norms.
+    """Returns the index of the last stage and the shape of norm2 in the stage's first block; (0, ()) without a norm2.
 
     Args:
       shapes: shapes of tensors by their names in the format.

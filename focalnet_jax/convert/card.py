@@ -23,7 +23,7 @@ from focalnet_jax.settings.tasks import task_of
 
 CARD = "README.md"
 _LIBRARIES = {"huggingface": "transformers", "timm": "timm", "mmseg": "mmsegmentation", "mmdet": "mmdetection"}
-# The hub's types of metrics; of all others: accuracy.
+# The hub's types of metrics. All other metrics have the type accuracy.
 _METRICS = {"miou": "mean_iou", "macc": "mean_accuracy"}
 _METRICS |= dict.fromkeys(("bbox_ap", "bbox_ap50", "segm_ap", "segm_ap50"), "mean_average_precision")
 _PAPER = "https://arxiv.org/abs/2203.11926"
@@ -33,10 +33,10 @@ _VERSION = re.compile(r"[\d.]+")  # name of the innermost folder of a prepared d
 
 @dataclass(frozen=True)
 class _Task:
-    """Words of a task in cards."""
+    """Text for a task in model cards."""
 
     hub: str  # the hub's name of the task
-    load: str  # call of transformers that loads the model, with the repository as {}; empty if there is none
+    load: str  # call of transformers that loads the model, with {} for the repository; empty if there is none
 
 
 _TASKS = {
@@ -193,14 +193,14 @@ def _about_training(run: RunRecord) -> dict[str, str]:
 
 
 def _data_name(run: RunRecord) -> str:
-    """Returns the source and the folder name of the training data, without parent folders."""
+    """Returns the source and the folder name of the training data, or "unknown". Version folders are skipped."""
     data = run.config.get("data", {})
     folders = [part for part in Path(str(data.get("path") or "")).parts if not _VERSION.fullmatch(part)]
     return ", ".join(part for part in (str(data.get("source") or ""), *folders[-1:]) if part) or "unknown"
 
 
 def _settings(run: RunRecord) -> str:
-    """Returns the config values that differ from their defaults, without paths on the user's machine."""
+    """Returns a text with the config values that differ from the defaults, except local paths; "" if there are none."""
     usual, lines = flatten(default_config(task_of(run.config))), []
     for key, value in sorted(flatten(ConfigDict(run.config)).items()):
         value = tuple(value) if isinstance(value, list) else value
@@ -210,7 +210,7 @@ def _settings(run: RunRecord) -> str:
 
 
 def _headline(run: RunRecord) -> Iterator[tuple[str, str, float]]:
-    """Yields key, title and value of the main metrics."""
+    """Yields (key, title, value) for each main metric that was measured."""
     for key, title in settings_of(task_of(run.config)).HEADLINE:
         value = run.metrics.get(f"{_MEASURED}{key}", run.metrics.get(key))
         if _is_measured(key, value):
@@ -218,7 +218,7 @@ def _headline(run: RunRecord) -> Iterator[tuple[str, str, float]]:
 
 
 def _is_measured(key: str, value: float | None) -> bool:
-    """Returns False for missing metrics, and for AP of -1, which COCO's tools give if there are no objects."""
+    """Returns whether a metric has a value. An AP of -1 means that there are no objects, and counts as no value."""
     return value is not None and not (value == -1 and key.startswith(("bbox_", "segm_")))
 
 

@@ -18,13 +18,14 @@ def check_which(step: Path, which: str | None) -> None:
     """Raises `UserError` if a checkpoint of this package does not contain the weights that `which` selects."""
     if which not in (None, weights_item(step)):
         raise UserError(
-            f"--weights {which}: {step} has only the item {weights_item(step)}; the flag is for PyTorch files"
+            f"--weights {which}: {step} has only the item {weights_item(step)}; omit the flag, which is for PyTorch "
+            "files"
         )
 
 
 @contextmanager
 def reading_metadata(step: Path) -> Iterator[None]:
-    """Context manager that converts errors to `UserError` with the path of the checkpoint."""
+    """Context manager that converts errors of reading a checkpoint to `UserError` with the path of the checkpoint."""
     try:
         yield
     except (RunFailedError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -48,7 +49,7 @@ def checkpoint_info(metadata: Mapping[str, Any]) -> WeightsInfo:
     config = metadata.get("config", {})
     data = config.get("data", {})
     box = config.get("inference", {}).get("box") or config.get("augment", {}).get("box")
-    classes = metadata.get("classes")  # another task may store something else under this name
+    classes = metadata.get("classes")  # a task may store a value of another type under this key
     return WeightsInfo(
         tuple(classes) if isinstance(classes, list) else None,
         exact=True,

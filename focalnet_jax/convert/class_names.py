@@ -39,7 +39,7 @@ def class_names_at(key: str, value: Any) -> tuple[str, ...] | None:
 
 
 def palette_at(key: str, value: Any) -> Palette | None:
-    """Returns the colours of classes in an entry `palette` of a file, or None for another entry."""
+    """Returns the colours of classes in the entry `key` of a file, or None if the entry is not a valid palette."""
     if str(key).lower() != "palette" or not isinstance(value, list | tuple) or not value:
         return None
     rows = [tuple(row) if isinstance(row, list | tuple) else () for row in value]
@@ -48,13 +48,16 @@ def palette_at(key: str, value: Any) -> Palette | None:
 
 
 def palette_of(palettes: Mapping[str, Palette], count: int) -> Palette | None:
-    """Returns the only palette of `count` classes in a file, or None if there is none or there are several."""
+    """Returns the palette for `count` classes in a file, or None if there is none or several differ."""
     fitting = {palette for palette in palettes.values() if len(palette) == count}
     return fitting.pop() if len(fitting) == 1 else None
 
 
 def class_names_in_metadata(metadata: Mapping[str, str]) -> ClassLists:
-    """Returns the class names in the metadata of a safetensors file, whose values are JSON or comma-separated names."""
+    """Returns the class names in the metadata of a safetensors file, by key.
+
+    The values of the metadata are JSON or names separated by commas.
+    """
     found = {}
     for key, text in metadata.items():
         try:

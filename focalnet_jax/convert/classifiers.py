@@ -15,7 +15,7 @@ from focalnet_jax.errors import UserError
 
 HEADS = {"microsoft": "head", "timm": "head.fc", "huggingface": "classifier"}
 _CLASSIFIERS = re.compile(r"(cls_?|last_)?(head|heads|classifier|classification_head|fc|linear|logits|fc_cls)", re.I)
-# Modules and entries that never process the backbone's output before the classifier: state and parts of training.
+# Modules and entries that never process features between backbone and classifier: training state and training modules.
 _ASIDE = re.compile(
     r"data_preprocessor|(pre)?process\w*|normali\w+|transforms?|\w*optim\w*|\w*sched\w*|(grad_)?scaler|amp|rng\w*"
     r"|random\w*|(\w+_)?ema(_\w+)?|args|meta|epoch|(global_)?step|loops|callbacks|hparams|hyper_parameters"
@@ -30,7 +30,7 @@ class FoundClassifier:
     """The tensors of a classifier, and notes for the user."""
 
     names: dict[str, str] = field(default_factory=dict)  # name in the file by name in the format
-    added: dict[str, np.ndarray] = field(default_factory=dict)  # a bias of zeros if the layer has no bias
+    added: dict[str, np.ndarray] = field(default_factory=dict)  # a bias of zeros, by name, if the layer has no bias
     decisions: tuple[str, ...] = ()  # notes that affect the model's outputs, one line each
 
 
@@ -102,7 +102,7 @@ def _left(
     chosen: Candidate,
     source: str,
 ) -> FoundClassifier:
-    """Returns a result without a classifier, with a note if a module was left out and why.
+    """Returns a result without tensors. If a module was left out, its note names the module and the reason.
 
     Raises:
       UserError: the backbone has a classifier, and another module could also be the classifier.

@@ -1,4 +1,4 @@
-"""Creates a model of a released variant, with randomly initialised or with released parameters."""
+"""Creates a model of a released variant, with randomly initialised or with pretrained parameters."""
 
 from __future__ import annotations
 
@@ -80,7 +80,12 @@ def create_model(
 
 
 def _source(variant: str, pretrained: Any) -> str | Path:
-    """Returns the path or address of weights; raises `UserError` for other values, and for names on the hub."""
+    """Returns `pretrained` if it may be the path or address of weights.
+
+    Raises:
+      UserError: it is neither a string nor a path; or it is not an existing path, but the tag of released weights or a
+        name on the hub without `hf://`.
+    """
     if not isinstance(pretrained, str | os.PathLike):
         raise UserError(f"pretrained is {pretrained!r}; expected True, False, or the path or address of weights")
     text = os.fspath(pretrained)
@@ -93,7 +98,7 @@ def _source(variant: str, pretrained: Any) -> str | Path:
 
 
 def _seed(rngs: Any) -> int:
-    """Returns a seed drawn from random streams or a key. A seed is returned unchanged."""
+    """Returns a seed drawn from random streams or a key. If `rngs` is a seed already, returns it unchanged."""
     import jax
     from flax import nnx
 

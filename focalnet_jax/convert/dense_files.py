@@ -1,4 +1,4 @@
-"""Reads what all models around a FocalNet have in common: the config of the backbone, class names and normalization."""
+"""Reads the config of the backbone, class names and normalization from files of UPerNet and of detectors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from focalnet_jax.parameters import named_leaves, with_leaves
 from focalnet_jax.storage.address import AnyPath
 
 STATISTICS = {"params": "statistics", "ema": "ema_statistics"}
-"""By item of a checkpoint with weights: the item with their running statistics."""
+"""Item of a checkpoint with the running statistics, by the item with the parameters."""
 BACKBONE = "backbone."
 """Prefix of the backbone's tensors in a model."""
 _FIRST = "backbone/patch_embed/proj/kernel"
-# Options of the original's backbone that shapes do not determine. The original's code has no other values.
+# Options of the original's backbone that shapes do not determine. The original's code supports no other values.
 _ORIGINAL = dict.fromkeys(NOT_FROM_SHAPES, False)
 
 
@@ -55,7 +55,9 @@ def backbone_config(
     configured: Mapping[str, Any] | None = None,
     codebase: str | None = None,
 ) -> tuple[FocalNetConfig, str | None, list[str]]:
-    """Returns the config of the backbone, the released variant (focal windows may differ) or None, and notes.
+    """Returns the config of the backbone; the name of the released variant or None; and notes.
+
+    The focal windows of the backbone may differ from those of the released variant.
 
     Args:
       shapes: shapes of the model's tensors, those of the backbone with the prefix `BACKBONE`.
@@ -63,10 +65,11 @@ def backbone_config(
       source: path of the file, for messages.
       given: options that do not come from the file.
       configured: options in an accompanying config.
-      codebase: code base whose FocalNet is the original's, if the file comes from one.
+      codebase: name of the code base of the file if its FocalNet is the original's. The original's values are then used
+        for options without another source, unless the patch embedding is overlapped.
 
     Raises:
-      UserError: the backbone is not complete, not the variant that was given, or an option is unknown.
+      UserError: the backbone is not complete or not the variant that was given, or an option has no source.
     """
     backbone = {key.removeprefix(BACKBONE): shape for key, shape in shapes.items() if key.startswith(BACKBONE)}
     configured, known_source, assumed = configured or {}, "the target model", given.assumed
@@ -91,7 +94,10 @@ def backbone_config(
 
 
 def variant_of(config: FocalNetConfig) -> str | None:
-    """Returns the released variant that is equal to a backbone except for its focal windows, or None."""
+    """Returns the name of the released variant that differs from a backbone at most in the focal windows, or None.
+
+    The number of classes may differ, too.
+    """
     return next((name for name in list_models() if _is_variant(config, name)), None)
 
 
@@ -100,11 +106,11 @@ def _is_variant(config: FocalNetConfig, name: str) -> bool:
 
 
 def check_given(step: AnyPath, config: FocalNetConfig, name: str | None, options: Mapping[str, bool]) -> None:
-    """Raises `UserError` if the model in a checkpoint is not what the user named.
+    """Raises `UserError` if the model in a checkpoint is not the variant, or lacks the options, that the user gave.
 
     Args:
       step: the checkpoint.
-      config: config of its backbone.
+      config: config of the backbone in the checkpoint.
       name: name of the variant that the user gave, or None.
       options: options of the backbone that the user gave.
     """
@@ -116,7 +122,11 @@ def check_given(step: AnyPath, config: FocalNetConfig, name: str | None, options
 
 
 def with_names(info: WeightsInfo, content: Tensors, classes: int) -> tuple[WeightsInfo, list[str], list[str]]:
-    """Returns `info` with the class names and colours in a file, if it has none; notes; and warnings."""
+    """Adds the class names and the palette in a file to an info, where the info lacks them.
+
+    Returns:
+      The info, notes for the user, and warnings for the user.
+    """
     if info.palette is None:
         info = dataclasses.replace(info, palette=palette_of(content.palettes, classes))
     names, note = class_names_of(content.class_lists, classes)
@@ -129,7 +139,12 @@ def with_names(info: WeightsInfo, content: Tensors, classes: int) -> tuple[Weigh
 def with_normalization(
     info: WeightsInfo, params: Any, found: ConfiguredNormalization | None
 ) -> tuple[WeightsInfo, Any, list[str]]:
-    """Returns the info with the normalization in a config, parameters for inputs with red first, and notes."""
+    """Adds the normalization in a config to an info without a preprocessing.
+
+    Returns:
+      The info; the parameters, with the input channels of the patch embedding reversed if the config has images with
+      blue first; and notes for the user.
+    """
     if found is None or info.preprocessing is not None:
         return info, params, []
     if found.normalization is None:

@@ -1,4 +1,4 @@
-"""Weights of detectors with the options of their heads, and the models that they belong to."""
+"""Weights of detectors, the options of their heads, and the models of these weights."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ TASK = "detection"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A detector.
+    """A type of detector.
 
     Attributes:
       title: name of the detector in texts.
       build: class of the model.
       summarize: function that returns the summary of a model for a size of images.
-      defaults: the original's options, which the class has as arguments.
+      defaults: arguments of `build` that are options of the detector, with their values in the original.
       last: regular expression that matches the names of parameters whose shapes depend on the number of classes.
     """
 
@@ -65,14 +65,14 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class DetectorHead:
-    """Options of a detector's neck and head. None for an option that the detector does not have.
+    """Options of a detector's neck and head. An option that the detector does not have is None.
 
     Attributes:
       name: a key of `ARCHITECTURES`.
-      channels: channels of the feature pyramid and of the head.
-      convs: convolutions in each tower of the head of ATSS.
-      hidden: outputs of the fully connected layers of a box head.
-      proposals: learned proposals.
+      channels: number of channels of the feature pyramid and of the head.
+      convs: number of convolutions in each tower of the head of ATSS.
+      hidden: width of the hidden fully connected layers of a box head.
+      proposals: number of learned proposals.
     """
 
     name: str = "atss"
@@ -87,7 +87,7 @@ class DetectorHead:
 
     @property
     def architecture(self) -> Architecture:
-        """The detector."""
+        """The entry of `ARCHITECTURES` for this detector."""
         return ARCHITECTURES[self.name]
 
 
@@ -102,12 +102,12 @@ class DetectorWeights(Weights):
 
     @property
     def what(self) -> str:
-        """Name of the model."""
+        """Name of the model in texts, such as "ATSS with FocalNet"."""
         return f"{self.head.architecture.title} with FocalNet"
 
 
 def head_from_dict(values: Mapping[str, Any]) -> DetectorHead:
-    """Returns the head in the `head` section of a run's config, or in the output of `DetectorHead.to_dict`.
+    """Returns the options in the `head` section of a run's config or in the output of `DetectorHead.to_dict`.
 
     Options that are missing or None have the original's values.
 
@@ -129,7 +129,10 @@ def head_from_dict(values: Mapping[str, Any]) -> DetectorHead:
 def build_detector(
     config: FocalNetConfig, head: DetectorHead, *, precision: Precision, rngs: nnx.Rngs, platform: str | None = None
 ) -> nnx.Module:
-    """Returns a detector with fresh parameters. The arguments are those of the classes in `ARCHITECTURES`."""
+    """Returns a detector with newly initialised parameters.
+
+    The arguments except `head` are those of the classes in `ARCHITECTURES`.
+    """
     options = {key: getattr(head, key) for key in ("channels", *head.architecture.defaults)}
     build = head.architecture.build
     return build(config, config.num_classes, precision=precision, rngs=rngs, platform=platform, **options)
@@ -137,18 +140,18 @@ def build_detector(
 
 @lru_cache(maxsize=8)
 def abstract_detector(config: FocalNetConfig, head: DetectorHead, dtype: str = "float32") -> nnx.Module:
-    """Returns the model without values."""
+    """Returns a detector with shapes and dtypes instead of values."""
     return nnx.eval_shape(lambda: build_detector(config, head, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
 
 
 def with_variables(config: FocalNetConfig, head: DetectorHead, leaves: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-    """Returns trees of the parameters and of the running statistics with these values by name."""
+    """Returns a tree of the parameters and a tree of the running statistics, with the values of `leaves` by name."""
     _, *shapes = nnx.split(abstract_detector(config, head), nnx.Param, ...)
     return tuple(with_leaves(nnx.to_pure_dict(each), leaves) for each in shapes)
 
 
 def all_variables(weights: DetectorWeights) -> Any:
-    """Returns parameters and running statistics in one tree, as the tables of `tables_detection` have them."""
+    """Returns parameters and running statistics in one tree, as the functions of `tables_detection` expect them."""
     leaves = named_leaves(weights.params) | named_leaves(weights.statistics)
     return with_leaves(nnx.to_pure_dict(nnx.state(abstract_detector(weights.config, weights.head))), leaves)
 

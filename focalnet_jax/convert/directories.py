@@ -85,7 +85,7 @@ def choose_file(path: Path, which: str | None) -> tuple[Path, str | None, tuple[
 
 
 def _model(stem: str) -> str:
-    """Returns a stem without its format prefix; `model_1` and `pytorch_model_1` may be one model in two formats."""
+    """Returns a stem without the prefix of a format. `model_1` and `pytorch_model_1` may be the same model."""
     return stem.removeprefix("pytorch_")
 
 

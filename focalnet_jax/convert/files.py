@@ -1,7 +1,7 @@
-"""Reads and writes weights files, which are torch or safetensors files, also sharded.
+"""Reads and writes weights in torch and safetensors files. Files in several shards are only read.
 
-The type of a file is determined by its content, not its name. Nothing in a file is executed, see `pickles.py`. Inputs
-are not modified, and an output file is renamed to its final name only when it is complete.
+The type of a file that is read depends on its content, not on its name. Nothing in a file is executed, see
+`pickles.py`. Inputs are not modified, and an output file is renamed to its final name only when it is complete.
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ from focalnet_jax.storage.address import AnyPath, is_bucket, refuse_mistyped, to
 from focalnet_jax.storage.failures import StorageError, unreadable
 from focalnet_jax.storage.files import answering, digest, exists, is_folder, requests, sizes
 
-METADATA = "focalnet_jax"  # key of preprocessing and class names in the metadata of a .safetensors file
-OPTIONS = "focalnet_jax.options"  # key of model options (JSON) that neither shapes nor a variant determine
-HEADS = "focalnet_jax.heads"  # key of the options of heads (JSON) that shapes do not determine
+# Keys in the metadata of a .safetensors file. The values are JSON.
+METADATA = "focalnet_jax"  # preprocessing and class names
+OPTIONS = "focalnet_jax.options"  # model options that neither shapes nor a variant determine
+HEADS = "focalnet_jax.heads"  # options of UPerNet's heads that shapes do not determine
 PICKLES = (".pth", ".pt", ".bin", ".tar")  # suffixes written as torch files; reading ignores suffixes
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Returns whether `path` is a directory without a weights file, which may be a checkpoint of this package.
+    """Returns whether `path` may be a checkpoint of this package.
+
+    This is the case for a local directory without a weights file, and for a folder in a bucket with a checkpoint's
+    files.
 
     Raises:
       UserError: the directory cannot be read or has an unsupported layout or format, or `path` is a URL or hub name.
         For an address `hf://`, also the errors of `hub.download.local_path`.
+      RunFailedError: a bucket does not answer.
     """
     refuse_mistyped(path)
     if is_bucket(path):
@@ -116,7 +121,7 @@ def read_tensors(path: Path) -> Tensors:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Returns the file name of the shard of each tensor."""
+    """Returns the file name of each tensor's shard, by tensor name, from an index of shards."""
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise UserError(f"{index} is not an index of shards: it has no weight_map from tensors to files")
@@ -137,7 +142,7 @@ def _read_safetensors(path: Path) -> Tensors:
 
 
 def read_metadata_of(path: Path) -> dict[str, str]:
-    """Returns the metadata of the safetensors file at `path`. For shards and other formats it is empty."""
+    """Returns the metadata of the safetensors file at `path`. Returns {} for shards and other formats."""
     import safetensors
 
     files = weight_files(path)
@@ -180,6 +185,7 @@ def write_tensors(
 
     Raises:
       OSError: the disk is full or the file cannot be written.
+      UserError: a torch file is requested and torch is not installed.
     """
     import safetensors.numpy
 
@@ -212,12 +218,12 @@ def _sort_metadata(path: Path) -> None:
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Context manager that yields a temporary path, then renames it to `path`, or removes it after an error.
+    """Context manager that yields a temporary path, then renames it to `path` or, after an error, removes it.
 
     Unlike `system.files.write_whole`, it also supports directories and libraries that write to a path themselves.
 
     Raises:
-      UserError: `path` exists, or its folder cannot be written.
+      UserError: `path` exists or cannot be written.
     """
     if os.path.lexists(path) or not path.name:
         raise UserError(f"{path} already exists; nothing was written: remove it or give another path")
@@ -252,7 +258,10 @@ def _remove(path: Path) -> None:
 
 
 def sha256(path: AnyPath) -> str:
-    """Returns the SHA-256 of a file in hexadecimal, or of `sha256sum`'s output for the sorted files in a directory."""
+    """Returns the SHA-256 of a file in hexadecimal.
+
+    For a directory, returns the SHA-256 of the output of `sha256sum` for all files in the directory, sorted by path.
+    """
     if is_folder(path):
         lines = (f"{digest(path / name)}  {name}\n" for name in sorted(sizes(path)))
         return hashlib.sha256("".join(lines).encode()).hexdigest()

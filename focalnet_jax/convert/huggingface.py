@@ -34,6 +34,10 @@ def write_config_files(
     Returns:
       One-line notes for the user, and the info to store in the metadata of the weights file. The info is None if the
       two files express the preprocessing exactly.
+
+    Raises:
+      UserError: transformers cannot express the model, or `image_size` is given and `info` has a preprocessing that is
+        not supported.
     """
     how, raw = info.preprocessing or USUAL, info.preprocessor
     if image_size is not None:
@@ -99,7 +103,7 @@ def transformers_config(
 
 
 def check_factors(config: FocalNetConfig, library: str) -> None:
-    """Raises `UserError` if timm or transformers cannot express the channels or the focal factor of the model.
+    """Raises `UserError` if `library`, timm or transformers, cannot express the channels or focal factor of a model.
 
     In both libraries, channels double from stage to stage and the focal factor is 2.
     """
@@ -165,7 +169,7 @@ def options_in_config(stated: Mapping[str, Any], path: Path) -> dict[str, Any]:
         if value is not None and type(value) is not kind:
             raise UserError(f"{path}: {key} is {value!r}; expected {kind.__name__}")
         if kind is list and value is not None and isinstance(stated.get("depths"), list):
-            value = value[: len(stated["depths"])]  # transformers' defaults are four stages long, whatever the depths
+            value = value[: len(stated["depths"])]  # transformers' defaults have four values for any number of stages
         if value is not None:
             options[name] = value
     return options
@@ -199,7 +203,13 @@ def transformers_info(folder: Path, num_classes: int) -> WeightsInfo:
 
 
 def classes_in_config(path: Path, labels: Any, count: int) -> tuple[str, ...] | None:
-    """Returns the class names in `id2label` of the config at `path`, or None if they are placeholders."""
+    """Returns the class names in `labels`, the value of `id2label` in the config at `path`.
+
+    Returns None if `labels` is None or has only placeholders such as LABEL_0.
+
+    Raises:
+      UserError: `labels` does not have exactly one name for each of `count` classes.
+    """
     if labels is None:
         return None
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels.values()):
@@ -221,7 +231,7 @@ def label_conflicts(folder: Path) -> list[str]:
         return []
     for name, number in numbers.items():
         if (other := names.get(str(number))) != name and isinstance(other, str):
-            return [f"{path}: id2label says that class {number} is {other!r}, label2id {name!r}; id2label is used"]
+            return [f"{path}: class {number} is {other!r} in id2label, but {name!r} in label2id; id2label is used"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""`WeightsInfo`: class names and preprocessing that belong to weights, and its JSON form."""
+"""Class names and preprocessing that belong to weights, with conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from focalnet_jax.errors import UserError
 class WeightsInfo:
     """Class names and preprocessing that belong to weights. Unknown values are None."""
 
-    classes: tuple[str, ...] | None = None  # names in class order; () for a newly initialised classifier
+    classes: tuple[str, ...] | None = None  # in class order; () if no names apply, such as for a new classifier
     exact: bool = False  # whether `classes` are the names in the training data, not descriptions
     words: tuple[str, ...] | None = None  # descriptions of the classes, in the same order
     preprocessing: Preprocessing | None = None
@@ -24,8 +24,8 @@ class WeightsInfo:
     refused: str = ""  # why the preprocessing cannot be followed, as a message
     preprocessor: Mapping[str, Any] | None = None  # content of preprocessor_config.json
     palette: tuple[tuple[int, int, int], ...] | None = None  # red, green and blue of each class, from 0 to 255
-    box: tuple[int, int] | None = None  # long and short side that images of a dense task are resized to fit into
-    image_size: tuple[int, int] | None = None  # in config.json; the model's input has the size in `preprocessing`
+    box: tuple[int, int] | None = None  # long and short side into which images are fitted; not for classification
+    image_size: tuple[int, int] | None = None  # value in config.json; `preprocessing` has the size of the model's input
 
     def follow(self) -> Preprocessing | None:
         """Returns the preprocessing, or None if it is unknown. Raises `UserError` if it cannot be followed."""
@@ -100,7 +100,10 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> WeightsInfo:
-    """Returns `info` with the preprocessing in a `preprocessor_config.json`, or the reason why it is not supported."""
+    """Returns `info` with the preprocessing of a `preprocessor_config.json`.
+
+    If the preprocessing is not supported, `refused` has the reason.
+    """
     try:
         return replace(info, preprocessor=raw, preprocessing=from_transformers(raw, place))
     except UserError as error:  # only `follow` raises it, because the weights are usable without preprocessing
@@ -108,9 +111,9 @@ def with_preprocessor(info: WeightsInfo, raw: Mapping[str, Any], place: str) -> 
 
 
 def with_exact_crop(info: WeightsInfo, own: Preprocessing | None) -> WeightsInfo:
-    """Returns `info` with the preprocessing `own` if the two preprocessings differ only in the rounding of crops.
+    """Returns `info` with `own` as the preprocessing if both differ only in the rounding of crops, otherwise `info`.
 
-    `own` is from this package's metadata. The files of timm and transformers cannot express this rounding.
+    `own` is from this package's metadata. The files of timm and transformers cannot express the rounding.
     """
     if own is None or info.preprocessing is None or not own.same_except_rounding(info.preprocessing):
         return info

@@ -45,20 +45,23 @@ def load_model(
 ) -> nnx.Module:
     """Returns the model with the weights at `path`, in any supported format.
 
-    It is a FocalNet, or UPerNet or a detector for weights of segmentation or detection unless `head` is "drop".
+    Weights of segmentation and detection give a UPerNet and a detector if `head` is "keep". In all other cases, the
+    model is a FocalNet.
 
     Args:
       path: a torch or safetensors file of any name, an index of shards, a Hugging Face or DeepSpeed directory, a
         workdir or a checkpoint; or an address on the Hugging Face Hub, `hf://ORG/NAME[@REVISION][/FILE]`, whose weights
         are downloaded to the hub's cache.
       name: name of the variant; recognised by default.
-      head: "keep" keeps the classifier. If `num_classes` differs, "drop" initialises a new classifier, and "remap"
-        selects the rows of ImageNet-1K in a classifier for ImageNet-22K.
+      head: "keep" keeps the classifier. "drop" initialises a new classifier for `num_classes` classes (default: the
+        number in the weights). "remap", with `num_classes=1000`, selects the rows of ImageNet-1K in a classifier for
+        ImageNet-22K.
       dtype: precision policy, "float32" or "bfloat16"; parameters are float32 in both.
       weights: selection among several weights in the file: "ema" for averaged weights, a key or prefix such as
         "teacher", or a file of a directory such as "model_1".
       **options: fields of `FocalNetConfig` to replace. Larger `focal_windows` and more `focal_levels` adapt the
-        weights: kernels are padded with zeros, and added levels start with zero gates.
+        weights: kernels are padded with zeros, and added levels start with zero gates. For a UPerNet or a detector,
+        only `use_postln` and `normalize_modulator`, which shapes do not determine.
 
     Raises:
       UserError: `path` has no readable weights, they do not fit `name` or the options, or there are several models to
@@ -66,9 +69,9 @@ def load_model(
       RunFailedError: the hub cannot be reached and its cache does not contain the weights, or the download failed.
 
     Warns:
-      UserWarning: the file's dtype is not float32; one of several models was used; the final norm or the classifier was
-        left out, or came from the enclosing module; or the file has a layer that normalizes images, which the caller
-        must do instead.
+      UserWarning: the file's dtype is not float32; reading needed a decision that affects the outputs, such as the
+        choice of one of several models, of the final norm or of the classifier; or the file has a layer that normalizes
+        images, which the caller must do instead.
     """
     options = checked_fields(options)
     task = weights_task(path, weights) if head == "keep" else TASKS[0]
@@ -85,7 +88,7 @@ def load_model(
     return model_of(read, dtype)
 
 
-# By task of a model around a FocalNet: functions that read its weights and build it.
+# By task: functions that read the weights of a model with a FocalNet as its backbone, and that build this model.
 _DENSE = {"segmentation": (read_upernet, upernet_of), "detection": (read_detector, detector_of)}
 
 
@@ -105,7 +108,7 @@ def _load_dense(
 
 
 def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:
-    """Returns the model with these weights and the precision policy `dtype`."""
+    """Returns the FocalNet with these weights and the precision policy `dtype`."""
     abstract = nnx.eval_shape(lambda: FocalNet(weights.config, precision=get_precision(dtype), rngs=nnx.Rngs(0)))
     graph, _ = nnx.split(abstract)
     return nnx.merge(graph, jax.tree.map(jnp.asarray, weights.params))
@@ -113,10 +116,10 @@ def model_of(weights: Weights, dtype: str | Any = "float32") -> FocalNet:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Parameters for a model, their source, and their class names and preprocessing."""
+    """Parameters for a model, a description of their source, and the class names and preprocessing stored with them."""
 
     params: Any
-    source: str  # description for logs
+    source: str  # path, format, dtype and notes, for logs
     info: WeightsInfo
     statistics: Any = field(default_factory=dict)  # variables that are not parameters; {} if none were requested
 
@@ -141,7 +144,7 @@ def load_into(
       config: config of the target model.
       like: parameters of the model, as arrays or shapes. The result has the same shardings.
       statistics: variables of the model that are not parameters, as arrays or shapes; read only from checkpoints of
-        this package.
+        this package. None to read none.
       head: treatment of the classifier: "keep", "drop" or "remap", see `adapt`.
       surgery: whether focal windows and levels may grow. Evaluation passes False, because it must not change the model.
       seed: seed of initialised parameters.
@@ -210,6 +213,6 @@ def load_backbone(
 
 
 def warn_non_finite(path: str, params: Any) -> None:
-    """Prints a warning if parameters are NaN or infinite."""
+    """Prints a warning to stderr if parameters are NaN or infinite."""
     if broken := describe_non_finite(params):
         print(f"warning: {path}: {broken}", file=sys.stderr)

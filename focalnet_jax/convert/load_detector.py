@@ -1,4 +1,4 @@
-"""Loads the weights at a path into a detector: those of a detector, or those of a FocalNet as its backbone."""
+"""Loads weights into a detector: a whole detector, or a FocalNet as its backbone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FLAG = "--config.model."
 
 
 def is_detector(path: str | Path, which: str | None = None) -> bool:
-    """Returns whether the weights at `path` are a detector's. The errors are those of `read_weights`."""
+    """Returns whether the weights at `path` are those of a detector. The errors are those of `read_weights`."""
     return weights_task(path, which) == TASK
 
 
@@ -41,9 +41,9 @@ def read_detector_start(
     """Returns the architecture, canvas and class names stored with the weights of a detector.
 
     Args:
-      path: see `read_weights`.
-      which: see `read_weights`.
-      canvas: height and width of the canvas, if it is not stored.
+      path: path of the weights, see `read_weights`.
+      which: selection among several weights, see `read_weights`.
+      canvas: height and width of the canvas in pixels, used if none is stored.
       name: name of the variant, or None to recognise it.
       options: options of the backbone given by the user.
       assumed: options of the backbone in the target model.
@@ -67,15 +67,16 @@ def load_detector(
 ) -> Loaded:
     """Returns the weights at `path` as variables of a detector.
 
-    Variables that the weights lack are missing in the result, and the caller initialises them: the last layers of the
-    head with `init` "drop"; neck, head and the norms of the backbone's outputs if the weights are a FocalNet's.
+    Variables that the weights lack are missing in the result, and the caller initialises them:
+    - the last layers of the head, if `init` is "drop";
+    - the neck, the head and the norms of the backbone's outputs, if the weights are those of a FocalNet.
 
     Args:
       path: path of the weights, see `load_model`.
       config: config of the backbone, with the number of classes.
       head: options of neck and head.
       like: the model's variables, `params` and `statistics`, as arrays or shapes. The result has the same shardings.
-      init: "keep" or "drop" the last layers.
+      init: "keep" to keep or "drop" to leave out the last layers of the head. For an evaluation, they are kept.
       evaluated: whether the model is only evaluated. Then the weights must have all variables.
       seed: seed of initialised parameters of the backbone.
       which: selection among several weights, see `read_weights`.
@@ -112,7 +113,7 @@ def load_detector(
 
 
 def _layers(names: Iterable[str]) -> str:
-    """Returns the names of layers with these parameters, with * for the stages of a cascade."""
+    """Returns the comma-separated names of the layers with these parameters, with * for the stages of a cascade."""
     layers = (name.rpartition("/")[0].replace("/", ".") for name in names)
     return ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", layer) for layer in layers}))
 
@@ -136,7 +137,7 @@ def _check_head(
 
 
 def _placed(leaves: dict[str, Any], like: Any, *, whole: bool) -> Any:
-    """Returns the arrays with the shardings of `like`, which must have the same names if `whole`."""
+    """Returns the arrays with the shardings of `like`. If `whole`, no array of `like` may be missing in `leaves`."""
     wanted = named_leaves(like)
     shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items() if whole or name in leaves}
     check_keys(shapes, {name: tuple(leaf.shape) for name, leaf in leaves.items()})

@@ -36,8 +36,10 @@ def load_upernet(
 ) -> Loaded:
     """Returns the weights at `path` as variables of UPerNet.
 
-    Variables that the weights lack are missing in the result, and the caller initialises them. With `head` "drop",
-    these are the last layers of the heads. For a FocalNet, these are the heads and the norms of the backbone's outputs.
+    Variables that the weights lack are missing in the result, and the caller initialises them:
+    - the last layers of the heads, if `head` is "drop";
+    - an auxiliary head (which is zero if `evaluated`);
+    - the heads and the norms of the backbone's outputs, if the weights are those of a FocalNet.
 
     Args:
       path: path of the weights, see `load_model`.
@@ -77,7 +79,11 @@ def load_upernet(
 def _adapted(
     weights: UPerNetWeights, config: FocalNetConfig, heads: Heads, head: str, *, evaluated: bool, seed: int
 ) -> UPerNetWeights:
-    """Returns the weights with the backbone of `config`, without parts that the model lacks or that are dropped."""
+    """Returns the weights with the backbone adapted to `config`.
+
+    With `head` "drop", the last layers of the heads are left out. The auxiliary head is left out if that of the model
+    has a different number of channels.
+    """
     _check_heads(weights, config, heads, head, evaluated=evaluated)
     whole, statistics = named_leaves(weights.params), named_leaves(weights.statistics)
     plain = dataclasses.replace(config, num_classes=0)
@@ -105,7 +111,7 @@ def _adapted(
 
 
 def _check_heads(weights: UPerNetWeights, config: FocalNetConfig, heads: Heads, head: str, *, evaluated: bool) -> None:
-    """Raises `UserError` if the heads of the weights and of the model differ."""
+    """Raises `UserError` if the heads of the weights and of the model do not fit."""
     pairs = [("channels", weights.heads.channels, heads.channels)]
     pairs.append(("pool_scales", weights.heads.pool_scales, heads.pool_scales))
     if not evaluated and weights.heads.auxiliary_channels and heads.auxiliary_channels:
@@ -125,9 +131,10 @@ def _check_heads(weights: UPerNetWeights, config: FocalNetConfig, heads: Heads, 
 
 
 def _placed(tree: Any, like: Any, *, evaluated: bool) -> Any:
-    """Returns the arrays of `tree` with the shardings of `like`. For an evaluation, missing arrays are zeros.
+    """Returns the arrays of `tree` with the shardings of `like`.
 
-    Only the auxiliary head may be missing, because an evaluation does not use it.
+    For an evaluation, which does not use the auxiliary head, missing arrays of the auxiliary head are zeros, and other
+    missing arrays are an error. Otherwise, missing arrays are missing in the result.
     """
     leaves, wanted = named_leaves(tree), named_leaves(like)
     if evaluated:

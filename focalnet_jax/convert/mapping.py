@@ -77,7 +77,7 @@ def table_entries(rows: Iterable[KeyRow], leaves: Mapping[str, Any], *, postln: 
 
 
 def _expand(row: KeyRow, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
-    """Yields the row's tensors, in the order of stages, blocks, levels and layers."""
+    """Yields the tensors of a row, sorted by stage, block, level and layer."""
     stacked = "/blocks/" in row.params[0]
     found = []
     for name, shape in shapes.items():
@@ -115,7 +115,7 @@ def tensors_to_params(tensors: Mapping[str, np.ndarray], config: FocalNetConfig,
 
 
 def from_tensors(tensors: Mapping[str, np.ndarray], entries: Sequence[Entry], like: Any) -> Any:
-    """Returns a tree like `like` with the variables in float32 that `tensors` contain. Every tensor must be used.
+    """Returns a tree with the structure of `like` and the values of `tensors` in float32. Every tensor must be used.
 
     Raises:
       UserError: see `tensors_to_params`.
@@ -136,14 +136,15 @@ def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # reported below
         cast = array.astype(np.float32)
     if array.dtype == np.float64 and np.isfinite(cast).sum() != np.isfinite(array).sum():
-        raise UserError(f"{name} has values up to {np.abs(array).max():.3g}, which exceed the range of float32")
+        largest = np.abs(array[np.isfinite(array)]).max()
+        raise UserError(f"{name} has values up to {largest:.3g}, which exceed the range of float32")
     return cast
 
 
 def check_keys(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `UserError` if keys are missing or unused, or have a different shape.
+    """Raises `UserError` if keys are missing or unused, or their tensors have a different shape.
 
-    The message names the keys. Of keys that differ only in their numbers, it names the first and counts the others.
+    The message names the keys. If keys differ only in their numbers, the message names the first and counts the rest.
     """
     problems: dict[tuple[str, str], list[str]] = {}
     for kind, names in (

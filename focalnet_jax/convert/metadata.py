@@ -45,7 +45,7 @@ def read_info(path: Path, folder: Path, format: str, num_classes: int) -> Weight
 
 
 def options_in(path: Path) -> dict[str, bool]:
-    """Returns the model options that this package stores in the metadata of a `.safetensors` file, if any.
+    """Returns the model options that this package stores in the metadata of a `.safetensors` file; {} without them.
 
     Raises:
       UserError: the metadata is damaged.
@@ -62,7 +62,9 @@ def options_in(path: Path) -> dict[str, bool]:
 
 
 def heads_in(path: Path) -> dict[str, Any]:
-    """Returns the options of heads that this package stores in the metadata of a `.safetensors` file, if any.
+    """Returns the options of UPerNet's heads in the metadata that this package stores in a `.safetensors` file.
+
+    Returns {} without this metadata.
 
     Raises:
       UserError: the metadata is damaged.
@@ -97,15 +99,15 @@ def _info_in_folder(folder: Path, format: str, num_classes: int) -> WeightsInfo:
         return transformers_info(folder, num_classes)
     config: Mapping[str, Any] = read_json(folder / CONFIG) if format == "timm" else {}
     if not is_timms(config) or config.get("num_classes", num_classes) != num_classes:
-        return WeightsInfo()  # for a different model, such as a run in the same folder
+        return WeightsInfo()  # config.json is for a different model, such as that of a run in the same folder
     return timm_info(config, num_classes, str(folder / CONFIG))
 
 
 def _completed(info: WeightsInfo, own: WeightsInfo) -> WeightsInfo:
     """Returns `info`, read from the folder's files, completed by `own`, read from the metadata of the weights file.
 
-    Class names of `own` are used if the files have no class names, and its preprocessing if the files specify at most
-    an input size. Otherwise, only the rounding of crops comes from `own`, because the files cannot express it.
+    The class names of `own` are used if the files have no class names. The preprocessing of `own` is used if the files
+    specify at most an input size. Otherwise, only the rounding of crops, which the files cannot express, is from `own`.
     """
     if info.classes is None:
         info = replace(info, classes=own.classes, exact=own.exact, words=own.words)
@@ -148,8 +150,8 @@ def with_class_names(
 def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[WeightsInfo, list[str]]:
     """Returns `info` with the normalization by a layer in the weights file, and notes for the user.
 
-    If accompanying files specify a different normalization, the model's input is ambiguous. The message is then in
-    `refused`.
+    If the layer's normalization is unclear, or accompanying files specify a different one, the result has no
+    preprocessing, and `refused` has the reason.
     """
     if layer is None:
         return info, []
@@ -169,6 +171,6 @@ def with_layer(info: WeightsInfo, layer: FoundNormalization | None) -> tuple[Wei
         return info, [f"{note}; accompanying files specify the same, so it is applied once"]
     refused = (
         f"the file normalizes images with {names} ({normalization_in_words(inner)}), but accompanying files give "
-        f"{normalization_in_words(outer.normalization)}: the model's input is ambiguous"
+        f"{normalization_in_words(outer.normalization)}: the model's input is ambiguous; remove or correct one of them"
     )
     return replace(info, preprocessing=None, preprocessor=None, refused=refused), [refused]

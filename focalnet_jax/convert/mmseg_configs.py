@@ -37,7 +37,7 @@ class ConfiguredNormalization:
 
 
 def configured_normalization(texts: Mapping[str, str]) -> ConfiguredNormalization | None:
-    """Returns the normalization in the configs of a file, or None if they contain none.
+    """Returns the normalization in the configs of a file, or None if no config specifies one.
 
     Args:
       texts: configs by the name of their entry in the file.
@@ -59,7 +59,11 @@ def configured_normalization(texts: Mapping[str, str]) -> ConfiguredNormalizatio
 
 
 def _steps(text: str) -> list[dict[str, Any]]:
-    """Returns the keys about normalization of each step that normalizes images."""
+    """Returns the settings of each step of a config that normalizes images: its type, mean, std and channel order.
+
+    Raises:
+      Exception: one of `_DAMAGED`; the text is not a readable config.
+    """
     if len(text) > _LONGEST:
         raise ValueError
     with warnings.catch_warnings():
@@ -93,7 +97,10 @@ def _entries(node: ast.AST) -> dict[str, ast.expr]:
 def _read(step: Mapping[str, Any]) -> tuple[Normalization, bool]:
     """Returns the normalization of a step, and whether the channels are blue, green, red.
 
-    Images are read with blue first. By default, `Normalize` converts them to red first; preprocessors do not.
+    mmcv reads images with blue first. By default, `Normalize` converts images to red first, and preprocessors do not.
+
+    Raises:
+      UserError: the step is not supported, or mean or std is invalid.
     """
     preprocessor = "to_rgb" not in step and step["type"] != "Normalize"
     blue_first = not (step.get("bgr_to_rgb", False) if preprocessor else step.get("to_rgb", True))

@@ -28,10 +28,10 @@ _OF_LEVELS = "data_preprocessor"  # module of mmengine, whose input has pixel va
 
 @dataclass(frozen=True)
 class FoundNormalization:
-    """A normalization stored as tensors of a file, or the reason why it cannot be followed."""
+    """A normalization stored as tensors of a file, or the reason why it cannot be used."""
 
     names: tuple[str, ...]  # names of the tensors
-    normalization: Normalization | None
+    normalization: Normalization | None  # None if it cannot be used
     refused: str = ""  # the reason, as a message
 
 
@@ -51,7 +51,7 @@ def find_normalization(chosen: Candidate, around: Sequence[str], tensors: Tensor
 
 
 def _places(chosen: Candidate, scope: str, around: Sequence[str], tensors: Tensors) -> dict[str, list[str]]:
-    """Returns names of tensors that may be a mean or std, by module, at most two levels of modules below `scope`."""
+    """Returns the names of tensors that may be a mean or std, by module. Searches up to two levels below `scope`."""
     places: dict[str, list[str]] = {}
     for name in around:
         if not name.startswith(scope) or name.count(".", len(scope)) > 2:
@@ -68,7 +68,7 @@ def _places(chosen: Candidate, scope: str, around: Sequence[str], tensors: Tenso
 
 
 def _read(place: str, names: Sequence[str], tensors: Tensors) -> FoundNormalization:
-    """Returns the normalization of one module."""
+    """Returns the normalization by the module `place` with the tensors `names`, or the reason why it is unclear."""
     parts = {name.rpartition(".")[2]: name for name in names}
     pairs = [(parts[mean], parts[std]) for std, mean in _STDS.items() if std in parts and mean in parts]
     if len(pairs) == 1 and not {*pairs[0]} & tensors.problems.keys():
@@ -90,15 +90,16 @@ def _of_pair(mean_name: str, std_name: str, place: str, tensors: Tensors) -> Fou
 
 
 def scaled_normalization(mean: Sequence[float], std: Sequence[float], *, of_levels: bool) -> Normalization:
-    """Returns the normalization of pixel values in [0, 1].
+    """Returns the normalization for pixel values in [0, 1].
 
     Args:
-      mean: mean of red, green and blue in the units of the file.
-      std: standard deviation in these units.
-      of_levels: whether the pixel values of the file are known to be in [0, 255].
+      mean: mean of red, green and blue, for pixel values in [0, 1] or in [0, 255].
+      std: standard deviation of red, green and blue, for the same range.
+      of_levels: whether the range is known to be [0, 255]. Otherwise, the values determine it.
 
     Raises:
-      UserError: a value is invalid, the units are ambiguous, or the channels are in another order.
+      UserError: a value is invalid, the values fit neither range or not the known one, or the channels are blue, green,
+        red.
     """
     colours = normalization(mean, std, "its ")
     scale = _scale(mean, std, of_levels=of_levels)
@@ -108,13 +109,16 @@ def scaled_normalization(mean: Sequence[float], std: Sequence[float], *, of_leve
 
 
 def _numbers(array: np.ndarray) -> list[float]:
-    """Returns three values, as the shortest decimals that round to these float32 values."""
+    """Returns the values of a tensor, as the shortest decimals that round to them in float32.
+
+    A single value is returned three times, once for each channel.
+    """
     values = [float(str(value)) for value in np.asarray(array, np.float32).reshape(-1)]
     return values * 3 if len(values) == 1 else values
 
 
 def _short(value: float) -> float:
-    """Returns `value` without the rounding error of a division, which is far below float32's resolution."""
+    """Rounds a value to 12 digits, which removes the rounding error of a division."""
     return float(f"{value:.12g}")
 
 
@@ -144,7 +148,7 @@ def _refuse_blue_first(found: Normalization) -> None:
 
 
 def _joined(found: Sequence[FoundNormalization]) -> FoundNormalization:
-    """Returns the normalization in `found`, or a reason why it cannot be followed if entries differ."""
+    """Returns the normalization that all entries of `found` have, or the reason why there is none."""
     names = tuple(name for each in found for name in each.names)
     refused: Iterator[str] = (each.refused for each in found if each.refused)
     first = found[0].normalization

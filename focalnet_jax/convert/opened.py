@@ -18,12 +18,12 @@ from focalnet_jax.storage.staging import local_copy
 
 @dataclass(frozen=True)
 class Opened:
-    """The tensors of a weights file, before one of its models is selected."""
+    """The tensors of weights files, from which a model is not selected yet."""
 
-    path: Path  # the file
+    path: Path  # the weights file, an index of shards, or a directory
     folder: Path  # folder of the accompanying config files
     content: Tensors
-    which: str | None  # selection among several weights in the file
+    which: str | None  # selection among several weights in `content`
     notes: tuple[str, ...]  # origin of the file, for the user
     decisions: tuple[str, ...]  # notes on the choice of the file
 
@@ -39,11 +39,12 @@ def open_weights(path: str | Path, which: str | None = None) -> Opened | Step:
     """Opens the weights at `path`. Their values are read later, on access.
 
     Args:
-      path: see `read_weights`.
-      which: see `read_weights`.
+      path: path of the weights, see `read_weights`.
+      which: selection among several weights, see `read_weights`.
 
     Raises:
       UserError: there are no readable weights.
+      RunFailedError: the hub or a bucket does not answer, or a download failed.
     """
     fetched = origin(path)
     refuse_mistyped(path)
@@ -58,7 +59,10 @@ def open_weights(path: str | Path, which: str | None = None) -> Opened | Step:
 
 
 def folder_of(file: Path) -> Path:
-    """Returns the folder with the config files of `file`, which may be the folder of the target of a symbolic link."""
+    """Returns the folder with the config files of `file`.
+
+    For a symbolic link in a folder without config files, this is the folder of the link's target.
+    """
     own = file.parent
     described = (own / CONFIG).is_file() or (own / PREPROCESSOR).is_file()
     return file.resolve().parent if file.is_symlink() and not described else own

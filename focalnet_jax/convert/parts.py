@@ -1,4 +1,4 @@
-"""Multiplies pruned parameters by their masks, and raises errors for other parameters stored in several parts."""
+"""Multiplies pruned parameters by their masks, and raises errors for other parameters stored in parts or quantized."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ _INTEGERS = ("int8", "uint8", "I8", "U8", "float8", "F8", "qint", "quint")
 
 
 def refuse_parts(names: Iterable[str], source: str) -> None:
-    """Raises `UserError` if tensor names belong to parameters stored in parts. The message says what to do."""
+    """Raises `UserError` if tensor names belong to quantized parameters or to parameters stored in parts.
+
+    The message says what to do.
+    """
     names = list(names)
     for pattern, what, todo in _KINDS:
         if found := next((name for name in names if re.search(pattern, f".{name}")), None):
@@ -58,7 +61,7 @@ def refuse_parts(names: Iterable[str], source: str) -> None:
 
 
 def refuse_foreign(tensors: Tensors, source: str) -> None:
-    """Raises `UserError` if a file without a FocalNet contains adapters, optimizer state or other known content."""
+    """Raises `UserError` if a file without a FocalNet contains parameters stored in parts or only optimizer state."""
     names = [*tensors, *tensors.others]
     refuse_parts(names, source)
     if any(map(_OF_OPTIMIZER.search, names)) and all(map(_OF_OPTIMIZER.search, tensors)):

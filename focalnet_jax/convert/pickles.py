@@ -7,7 +7,7 @@ value is ever a function, a class or an instance of a class from the pickle, so 
 
 from __future__ import annotations
 
-import _compat_pickle  # pickle's own table of names in Python 2, which protocols 0 to 2 use
+import _compat_pickle  # pickle's table of Python 2 names, which protocols 0 to 2 use
 import pickletools
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -22,7 +22,8 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _DICTS = ("collections.OrderedDict",)
 _ENCODE = "_codecs.encode"  # how protocol 2 stores bytes
 PERSISTENT = "persistent id"
-# This module calls nothing, so these cannot run, but a file that calls them is malicious and the user should know.
+# Modules and functions that run programs or code. They never run here, but a file that calls them is malicious, and the
+# user should know.
 _ATTACKS = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "importlib", "runpy", "pty", "shutil", "socket", "ctypes", "webbrowser"}
     | {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("eval", "exec", "compile", "open")}
@@ -61,13 +62,14 @@ class Inert:
 
 
 def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) -> Any:
-    """Reads the pickle at the position of a file, which advances to the end of the pickle.
+    """Reads the pickle at the current position of a file, and advances the position to the end of the pickle.
 
-    In dictionaries, integer keys become strings, and entries with keys of other types are dropped. Sets become lists.
+    In dictionaries, integer keys become strings, and entries with keys of other types are dropped. Sets become lists,
+    and frozensets become tuples.
 
     Args:
       file: the file to read.
-      referred: list to which every persistent id is appended, including the ids in dropped entries.
+      referred: list to which the persistent ids of protocols 1 and higher are appended, also those in dropped entries.
 
     Returns:
       The value, made of plain Python types, `Name` and `Inert`.
@@ -85,7 +87,7 @@ def read_pickle(file: IO[bytes], referred: list[tuple[Any, ...]] | None = None) 
 
 
 class _Machine:
-    """The stack machine of pickle. `step` calls the method with the name of the opcode, except for simple opcodes."""
+    """The stack machine of pickle. `step` handles simple opcodes, and calls the method named by any other opcode."""
 
     def __init__(self, referred: list[tuple[Any, ...]]) -> None:
         self.stack: list[Any] = []
@@ -242,7 +244,7 @@ class _Machine:
         identity = self.stack.pop()
         identity = identity if isinstance(identity, tuple) else (identity,)
         self._referred.append(identity)
-        # torch stores the class of a module with its source code
+        # For a pickled module, torch stores ("module", class, source file, source code).
         is_class = identity[:1] == ("module",) and len(identity) > 1 and isinstance(identity[1], Name)
         self.stack.append(identity[1] if is_class else Inert(PERSISTENT, identity))
 
@@ -251,7 +253,11 @@ class _Machine:
 
 
 def _call(function: Any, args: Any) -> Any:
-    """Returns the record of a call, or plain data for the few callables that return only plain data."""
+    """Returns the record of a call, or plain data for the few callables that return only plain data.
+
+    Raises:
+      AttackError: the callable runs programs or code.
+    """
     name = function.text if isinstance(function, Name) else getattr(function, "name", "?")
     args = args if isinstance(args, tuple) else (args,)
     for spelling in (name, _in_python3(name)):

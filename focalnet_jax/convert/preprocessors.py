@@ -49,7 +49,7 @@ _COMMON = {
     "default_to_square": True,
 }
 _FOLLOWED = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-# Switches that affect only segmentation targets, or nothing.
+# Switches that affect only segmentation targets or have no effect.
 _NO_MATTER = ("do_reduce_labels", "do_convert_annotations")
 _NAMES = {number: name for name, number in FILTERS.items()}
 
@@ -105,7 +105,10 @@ def _refuse_unknown_steps(values: Mapping[str, Any], place: str) -> None:
 
 
 def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Preprocessing:
-    """Returns a preprocessing with size, mode and crop; its other fields are defaults."""
+    """Returns a `Preprocessing` with the `size`, `mode`, `resized` and `crop_pct` of an image processor's config.
+
+    The other fields have their defaults. With `crop_pct`, the config is that of a ConvNextImageProcessor.
+    """
     crop = _sides(values.get("crop_size"), "crop_size", place) if values["do_center_crop"] else None
     if not values["do_resize"]:
         if crop is None:
@@ -125,7 +128,10 @@ def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Prepr
         if crop_pct:
             return _of_convnext(short, values["crop_pct"], crop, place)
         if crop is None:
-            raise UserError(f"{place}: do_center_crop is false and size is {dict(size)}: images would differ in size")
+            raise UserError(
+                f"{place}: do_center_crop is false and size is {dict(size)}, so images would differ in size; expected "
+                "do_center_crop true, or height and width"
+            )
         return Preprocessing(crop, "shorter", (short, short), None)
     if isinstance(size, Mapping) and set(size) == {"height", "width"} and not crop_pct:
         sides = _sides(size, "size", place)
@@ -135,7 +141,11 @@ def _geometry(values: Mapping[str, Any], place: str, *, crop_pct: bool) -> Prepr
 
 
 def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place: str) -> Preprocessing:
-    """Returns ConvNextImageProcessor's geometry: resize and crop by `crop_pct` below 384 pixels, else stretch."""
+    """Returns the `Preprocessing` of a ConvNextImageProcessor for the input size `short`, in pixels.
+
+    If `short` is below 384, the shorter side is resized to `short / crop_pct`, and the image is cropped. Otherwise, the
+    image is stretched to a square.
+    """
     if crop is not None:
         raise UserError(f"{place}: do_center_crop is true and would crop again after crop_pct: set it to false")
     if short >= 384:
@@ -147,7 +157,7 @@ def _of_convnext(short: int, crop_pct: Any, crop: tuple[int, int] | None, place:
 
 
 def _sides(sides: Any, key: str, place: str) -> tuple[int, int]:
-    """Returns height and width from a number, a pair or a dictionary."""
+    """Returns height and width from one number for both, a list or a dictionary, or raises `UserError`."""
     if type(sides) is int:
         sides = [sides, sides]
     if isinstance(sides, Mapping):
@@ -231,7 +241,7 @@ def from_timm(stated: Mapping[str, Any], place: str) -> Preprocessing:
 
 
 def to_timm(how: Preprocessing) -> dict[str, Any] | None:
-    """Returns the `PREPROCESSING_KEYS` of timm's `pretrained_cfg`, or None if timm cannot do this preprocessing.
+    """Returns the preprocessing as entries of timm's `pretrained_cfg`, or None if timm cannot do it.
 
     For images of some sizes, timm may crop one pixel further down or right, see `Preprocessing.moved_by`.
     """

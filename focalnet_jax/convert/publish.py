@@ -76,15 +76,15 @@ def check_upload_flags(flags: argparse.Namespace, *, on_the_hub: bool) -> None:
 def prepared(
     weights: Weights, source: str, address: Address, write: Callable[[Path], WriteReport], flags: argparse.Namespace
 ) -> Iterator[tuple[Plan, WriteReport]]:
-    """Context manager that writes the files of an upload to a temporary folder.
+    """Context manager that writes the files of an upload to a temporary folder, which is removed at the end.
 
-    Yields the plan of the upload and the report of writing the weights.
+    Yields the plan of the upload and the report on the written weights.
 
     Args:
       weights: the weights to upload.
       source: the path or address from which the weights were read, as given by the user.
       address: the repository.
-      write: function that writes the weights to a directory.
+      write: function that writes the weights to a path: a directory, or a file for "mmseg" and "mmdet".
       flags: values of `--to` and of the flags of `add_upload_flags`.
 
     Raises:
@@ -97,7 +97,7 @@ def prepared(
     card = model_card(weights, address, flags.to, source, run, license)
     with tempfile.TemporaryDirectory(prefix="focalnet_jax-") as folder:
         sent = Path(folder) / "model"
-        if flags.to in ("mmseg", "mmdet"):  # writes no directory
+        if flags.to in ("mmseg", "mmdet"):  # formats of a single file
             sent.mkdir()
             report = write(sent / "model.safetensors")
         else:
@@ -108,7 +108,7 @@ def prepared(
 
 
 def describe_plan(plan: Plan) -> list[str]:
-    """Returns lines with the repository, each file and the model card of an upload."""
+    """Returns the lines that show the user the repository, each file and the model card of an upload."""
     state = f"a new {'private' if plan.private else 'public'} repository"
     if plan.found:
         state = f"an existing {'private' if plan.found.private else 'public'} repository"

@@ -33,7 +33,7 @@ from focalnet_jax.convert.select import choose
 from focalnet_jax.convert.tables_detection import tensors_to_variables
 from focalnet_jax.convert.tables_upernet import COUNTERS
 from focalnet_jax.convert.tensors import Tensors
-from focalnet_jax.convert.weights import check_which, checkpoint_info, dtypes_of, reading_metadata
+from focalnet_jax.convert.weights import ONLY_BACKBONE, check_which, checkpoint_info, dtypes_of, reading_metadata
 from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import model_from_metadata
 from focalnet_jax.parameters import named_leaves
@@ -51,18 +51,18 @@ def read_detector(
     which: str | None = None,
     flag: str = "--option ",
 ) -> DetectorWeights:
-    """Returns the detector's weights at `path`: a file of mmdetection, or a checkpoint of this package.
+    """Returns the weights of the detector at `path`: a file of mmdetection or a checkpoint of this package.
 
     Args:
-      path: see `read_weights`.
+      path: path of the weights, see `read_weights`.
       name: name of the variant, whose focal windows may differ.
       options: options of the backbone given by the user.
       assumed: options of the backbone in the target model.
-      which: selection among several weights.
+      which: selection among several weights, see `read_weights`.
       flag: flag with which the user gives an option, for messages.
 
     Raises:
-      UserError: there is no detector, tensors are missing or not used, or the errors of `read_weights`.
+      UserError: there is no detector, or tensors are missing or not used; see also `read_weights`.
     """
     name = None if name is None else untagged(name)
     opened = open_weights(path, which)
@@ -104,14 +104,14 @@ def _check_backbone(chosen: Candidate, root: str, source: str) -> None:
         code = {"huggingface": "transformers"}.get(chosen.format, chosen.format)
         raise UserError(
             f"{source}: this detector has {code}'s FocalNet, whose maps are not the original's; this package's "
-            "detectors need a normalized map of each stage before its downsampling: --head drop takes only the backbone"
+            f"detectors need a normalized map of each stage before its downsampling. {ONLY_BACKBONE}"
         )
     if chosen.prefix != root + BACKBONE:
         raise UserError(f"{source}: the FocalNet of this detector is {chosen.key}; expected {root}{BACKBONE[:-1]}")
 
 
 def _own_tensors(tensors: Tensors, root: str, others: Sequence[Candidate], source: str) -> Tensors:
-    """Returns all tensors of a detector by their names in mmdetection, without other detectors inside its prefix."""
+    """Returns the tensors below the prefix `root` by their names in mmdetection, without those of inner detectors."""
     found = filter(None, (find_detector(other, tensors) for other in others))
     inner = tuple(prefix for _, prefix in found if len(prefix) > len(root))
     own = [name for name in tensors if name.startswith(root) and not name.startswith(inner)]

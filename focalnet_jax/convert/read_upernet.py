@@ -41,7 +41,7 @@ from focalnet_jax.convert.upernet import (
     heads_from_shapes,
     with_variables,
 )
-from focalnet_jax.convert.weights import dtypes_of
+from focalnet_jax.convert.weights import ONLY_BACKBONE, dtypes_of
 from focalnet_jax.data.preprocessing import from_config
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
@@ -53,8 +53,8 @@ from focalnet_jax.storage.address import AnyPath
 _SEGMENTATION = "segmentation"
 _PARTS = ("backbone.", "decode_head.", "auxiliary_head.")
 UPERNET_SIGN = "decode_head.psp_modules.0.1.conv.weight"
-"""A tensor that only UPerNet has."""
-# By format: the last layer of the decode head, the table of the backbone, and the norm of its first output.
+"""Name of a tensor that only UPerNet has."""
+# By format: the last layer of the decode head, the table of the backbone, and the norm of the backbone's first output.
 _FORMATS = {
     "mmseg": ("decode_head.conv_seg.weight", "microsoft", "norm0.weight"),
     "huggingface": ("decode_head.classifier.weight", "huggingface", "hidden_states_norms.stage1.weight"),
@@ -71,19 +71,19 @@ def read_upernet(
     which: str | None = None,
     flag: str = "--option ",
 ) -> UPerNetWeights:
-    """Returns UPerNet's weights at `path`: a file of mmsegmentation or transformers, or a checkpoint of this package.
+    """Returns the UPerNet at `path`: a file of mmsegmentation or transformers, or a checkpoint of this package.
 
     Args:
       path: path of the weights, see `read_weights`.
       name: name of the variant, whose focal windows may differ.
       options: options of the backbone given by the user.
       assumed: options of the backbone in the target model.
-      scales: windows of the pyramid pooling in the target model, for files that do not contain them.
-      which: selection among several weights.
+      scales: `pool_scales` of the heads in the target model, for files that do not contain them.
+      which: selection among several weights, see `read_weights`.
       flag: flag with which the user gives an option, for messages.
 
     Raises:
-      UserError: there is no UPerNet, its backbone differs from the original's, or the errors of `read_weights`.
+      UserError: there is no UPerNet, or its backbone returns other maps than the original's; see also `read_weights`.
     """
     name = None if name is None else untagged(name)
     opened = open_weights(path, which)
@@ -148,13 +148,15 @@ def _format(chosen: Candidate, root: str, tensors: Tensors, source: str) -> str:
             what = "timm's FocalNet, whose maps are not normalized"
         raise UserError(
             f"{source}: this UPerNet has {what}; this package's UPerNet, as the original's, needs a normalized map of "
-            "each stage before its downsampling: --head drop (init_head=drop) takes only the backbone"
+            f"each stage before its downsampling. {ONLY_BACKBONE}"
         )
-    raise UserError(f"{source}: the decode head lacks its last layer, {_FORMATS['mmseg'][0]}; expected a whole UPerNet")
+    raise UserError(
+        f"{source}: the decode head lacks its last layer, {_FORMATS['mmseg'][0]}; expected a complete UPerNet"
+    )
 
 
 def _kernels(shapes: Mapping[str, tuple[int, ...]], format: str) -> dict[str, tuple[int, ...]]:
-    """Returns shapes of the kernels of the heads by the parameters' names, with the outputs as the last axis."""
+    """Returns the shapes of the heads' kernels by parameter name. The last axis is that of the outputs."""
     kernels = {}
     for row in UPERNET_TABLES[format]:
         if row.params[0].endswith("/kernel") and not row.key.startswith("backbone."):
@@ -165,7 +167,10 @@ def _kernels(shapes: Mapping[str, tuple[int, ...]], format: str) -> dict[str, tu
 
 
 def _with_auxiliary(held: Tensors, heads: Heads, config: FocalNetConfig, format: str) -> tuple[Tensors, list[str]]:
-    """Removes an auxiliary head whose structure is not the original's; returns the tensors and a note."""
+    """Returns the tensors without an auxiliary head that differs from the original's, and notes.
+
+    The notes are empty if the tensors have an auxiliary head like the original's.
+    """
     given = {key: shape for key, shape in held.shapes.items() if key.startswith("auxiliary_head.")}
     if not given:
         return held, ["there is no auxiliary head"]
@@ -180,7 +185,7 @@ def _with_auxiliary(held: Tensors, heads: Heads, config: FocalNetConfig, format:
 
 
 def _info(opened: Opened, stated: Mapping[str, Any], classes: int) -> tuple[WeightsInfo, list[str], list[str]]:
-    """Returns class names, palette and normalization, notes, and warnings."""
+    """Returns the info with class names, palette and normalization; notes for the user; and warnings for the user."""
     folder = opened.folder
     info = own_info(opened.path, classes) or WeightsInfo()
     if stated and (names := classes_in_config(folder / CONFIG, stated.get("id2label"), classes)):

@@ -15,7 +15,7 @@ from focalnet_jax.model import FocalNetConfig, list_models, variant_config
 from focalnet_jax.model.variants import ABLATIONS
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Options that the names and shapes of tensors determine. Of the formats, only timm's names determine use_postln.
+# Options that the names and shapes of tensors determine in every format.
 _FROM_SHAPES = (
     "embed_dim",
     "depths",
@@ -29,16 +29,16 @@ _FROM_SHAPES = (
     "use_postln_in_modulation",
     "in_channels",
 )
-NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")
+NOT_FROM_SHAPES = ("use_postln", "normalize_modulator")  # except use_postln in timm, where tensor names determine it
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A recognised model, and the source of each of its options."""
+    """A recognised model, and the sources of its options."""
 
     name: str | None  # the released variant with these shapes, if any
     config: FocalNetConfig
-    sources: dict[str, str] = field(default_factory=dict)  # where the value of each option comes from
+    sources: dict[str, str] = field(default_factory=dict)  # source of an option's value, such as "shapes" or "the user"
 
 
 def recognise(
@@ -58,17 +58,17 @@ def recognise(
     Args:
       shapes: shapes of the tensors by name in the format, without a prefix.
       format: a key of `TABLES`.
-      name: the variant given by the user, if any.
+      name: name of the variant given by the user, or None.
       configured: options in an accompanying config.
       config_name: name of that config in messages.
-      overrides: options given by the user, which have precedence.
-      assumed: options of the target model, used for options without another source.
+      overrides: options given by the user, which must agree with the config and with the names of the tensors.
+      assumed: options of the target model, used for options that no other source except the variant determines.
       replaced: options of the variant `name` that the target model replaces; the weights may have either value.
       flag: flag with which the user gives an option, for messages.
 
     Raises:
-      UserError: the shapes do not fit the variant `name` or the accompanying config, two sources of an option differ,
-        or an option has no source.
+      UserError: tensors are missing, the shapes do not fit the variant `name` or the accompanying config, two sources
+        of an option differ, or an option has no source.
     """
     seen = _options(shapes, format, configured or {})
     _check_configured(seen, configured or {})
@@ -127,22 +127,33 @@ def _check_configured(seen: Mapping[str, Any], configured: Mapping[str, Any]) ->
 
 
 def released_name(config: FocalNetConfig) -> str | None:
-    """Returns the released variant that computes the same outputs as `config`, for any number of classes, or None."""
+    """Returns the name of the released variant with the architecture of `config`, or None if there is none.
+
+    The number of classes may differ.
+    """
     return next((name for name in list_models() if is_variant(config, name)), None)
 
 
 def is_variant(config: FocalNetConfig, name: str, replaced: Mapping[str, Any] | None = None) -> bool:
-    """Returns whether `config` computes the same outputs as the variant `name`, with or without `replaced` options."""
+    """Returns whether `config` has the architecture of the variant `name`, as released or with the options `replaced`.
+
+    The number of classes may differ.
+    """
     variant, replaced = variant_config(name), replaced or {}
     known = [variant]
-    if len(replaced.get("depths", variant.depths)) == len(config.depths):  # other options may have a value per stage
+    # With another number of stages, options in `replaced` that have one value per stage would not fit the variant.
+    if len(replaced.get("depths", variant.depths)) == len(config.depths):
         known.append(dataclasses.replace(variant, **replaced))
     keys = (*_FROM_SHAPES, *NOT_FROM_SHAPES, *ABLATIONS)
     return any(all(_value(each, key) == _value(config, key) for key in keys) for each in known)
 
 
 def _collapsed(key: str, value: Any) -> Any:
-    """Returns one value for all stages if it means the same as these values per stage, otherwise the values."""
+    """Replaces a tuple with one value per stage by a single value that `FocalNetConfig` expands to the same tuple.
+
+    `FocalNetConfig` doubles `embed_dim` at every stage and repeats other values. If no single value gives the tuple,
+    and for `depths`, returns `value` unchanged.
+    """
     if not isinstance(value, tuple) or key == "depths":
         return value
     expected = (
@@ -156,7 +167,7 @@ def _agree(config: FocalNetConfig, seen: Mapping[str, Any]) -> bool:
 
 
 def _value(config: FocalNetConfig, key: str) -> Any:
-    """Returns an option as one value per stage, as `_options` returns it."""
+    """Returns the value of an option. Per-stage options have one value per stage, as in `_options`."""
     if key == "embed_dim":
         return config.dims
     if key in ("focal_levels", "focal_windows", "focal_factor"):
@@ -169,13 +180,19 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
     """Returns the options of a model from the shapes of its tensors. Per-stage options have one value per stage.
 
     If shapes fit several values, the accompanying config decides.
+
+    Raises:
+      UserError: tensors are missing, or have an empty axis or a different number of axes than in the format.
     """
     by_role = _roles(shapes, format)
     blocks = [indices for role, indices, _ in by_role if role == "stages/blocks/norm2/scale"]
     stages = 1 + max((indices["stage"] for indices in blocks), default=-1)
     deepest = max((indices["block"] for indices in blocks), default=-1)
     if not stages or max(stages, deepest) > len(blocks):
-        raise UserError(f"these FocalNet weights have {len(blocks)} blocks, numbered up to {deepest}: some are missing")
+        raise UserError(
+            f"these FocalNet weights have only {len(blocks)} blocks, with block numbers up to {deepest} and stage "
+            f"numbers up to {stages - 1}; expected a complete model"
+        )
     depths = tuple(1 + max((i["block"] for i in blocks if i["stage"] == stage), default=-1) for stage in range(stages))
 
     def shape(role: str, **wanted: int) -> tuple[int, ...] | None:
@@ -194,7 +211,7 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
     if stem is None or not all(mlps) or not all(kernels):
         raise UserError("these FocalNet weights lack an embedding, an MLP or focal levels; expected a whole model")
     down = shape("stages/downsample/proj/kernel")
-    # In a model with one stage, a stem kernel of size 7 may also be a patch of size 7, unlike in released models.
+    # If there is only one stage, a stem kernel of size 7 may be an overlapped embedding or patches of size 7.
     overlapped = (stem[-1] == 7 and configured.get("use_conv_embed", True)) if down is None else down[-1] == 3
     dims = tuple(shape("stages/blocks/norm2/scale", stage=stage)[0] for stage in range(stages))
     hidden = [size[0] for size in mlps]
@@ -218,7 +235,10 @@ def _options(shapes: Shapes, format: str, configured: Mapping[str, Any]) -> dict
 
 
 def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], configured: float | None) -> float:
-    """Returns `configured` if it gives these hidden widths, or else the ratio with the fewest decimals that does."""
+    """Returns `configured` if it gives these hidden widths, otherwise the ratio with the fewest decimals that does.
+
+    If no ratio gives all widths, returns the largest of the stages' ratios.
+    """
     low = max(width / dim for width, dim in zip(hidden, dims, strict=True))
     candidates = [configured or low, *(math.ceil(low * 10**digits - 1e-9) / 10**digits for digits in range(12)), low]
     fitting = (ratio for ratio in candidates if all(int(dim * ratio) == w for w, dim in zip(hidden, dims, strict=True)))
@@ -226,7 +246,7 @@ def _mlp_ratio(hidden: Sequence[int], dims: Sequence[int], configured: float | N
 
 
 def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple[int, ...]]]:
-    """Returns (parameter name without indices, indices, shape) for each tensor with a name of the format."""
+    """Returns (parameter name without indices, indices by name, shape) for each tensor in the table of the format."""
     found = []
     for key, shape in shapes.items():
         for row in TABLES[format]:
@@ -240,19 +260,26 @@ def _roles(shapes: Shapes, format: str) -> list[tuple[str, dict[str, int], tuple
 
 
 def _postln_by_names(shapes: Shapes, format: str) -> dict[str, bool]:
-    """Returns `use_postln` from the names of norms. Only in timm do these names depend on `use_postln`."""
+    """Returns the value of `use_postln` by its name, from the names of timm's norms; {} for all other formats."""
     if format != "timm":
         return {}
     return {"use_postln": any("norm1_post" in key for key in shapes)}
 
 
 def untagged(name: str) -> str:
-    """Returns the variant in a name that timm or the hub uses, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`."""
+    """Returns the variant in a name that timm or the hub uses, such as `hf-hub:timm/focalnet_tiny_srf.ms_in1k`.
+
+    A value that is not a string is returned unchanged.
+    """
     return name.rpartition("/")[2].rpartition(":")[2].partition(".")[0] if isinstance(name, str) else name
 
 
 def check_options(texts: Sequence[str]) -> dict[str, bool]:
-    """Returns the options given as `--option KEY=true|false`. Raises `UserError` for other keys or values."""
+    """Returns the options given as `--option KEY=true|false`.
+
+    Raises:
+      UserError: a key is unknown or repeated, or a value is neither true nor false.
+    """
     options = dict(map(_check_option, texts))
     if len(options) < len(texts):
         raise UserError(f"--option {' --option '.join(texts)}: expected each key once")

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from focalnet_jax.convert.candidates import Candidate
 from focalnet_jax.convert.detectors import ARCHITECTURES, DetectorHead
 from focalnet_jax.convert.tensors import Tensors
+from focalnet_jax.convert.weights import ONLY_BACKBONE
 from focalnet_jax.errors import UserError
 
-# Tensors that only one detector has, by the detector.
+# Patterns of names of tensors that only one detector has, by detector.
 _SIGNS = {
     "atss": r"bbox_head\.atss_\w+\.",
     "mask_rcnn": r"roi_head\.mask_head\.(convs|upsample|conv_logits)\.",
@@ -20,7 +21,7 @@ _SIGNS = {
 _PATTERNS = {name: re.compile(sign) for name, sign in _SIGNS.items()}
 _ANY = re.compile(rf"(.*\.)?({'|'.join(_SIGNS.values())})")
 _CHANNELS = "neck.lateral_convs.0.conv.weight"
-# By detector: the tensor whose first axis has one row per class, and the number of its rows that are no classes.
+# By detector: a tensor with one row per class along its first axis, and the number of further rows.
 _CLASSES = {
     "atss": ("bbox_head.atss_cls.weight", 0),
     "mask_rcnn": ("roi_head.bbox_head.fc_cls.weight", 1),  # the background
@@ -46,7 +47,9 @@ def may_be_detector(names: Iterable[str]) -> bool:
 
 
 def find_detector(chosen: Candidate, tensors: Tensors) -> tuple[str, str] | None:
-    """Returns the detector around a backbone and the prefix of its tensors, or None if it is not part of a detector.
+    """Returns (detector, prefix of its tensors) for the detector around a backbone, or None if there is none.
+
+    The detector is a key of `ARCHITECTURES`.
 
     Args:
       chosen: the backbone.
@@ -65,7 +68,7 @@ def head_from_shapes(detector: str, shapes: Mapping[str, tuple[int, ...]], sourc
 
     Args:
       detector: a key of `ARCHITECTURES`.
-      shapes: shapes of its tensors by name, without a prefix.
+      shapes: shapes of the detector's tensors by name, without a prefix.
       source: path of the file, for messages.
 
     Raises:
@@ -75,8 +78,8 @@ def head_from_shapes(detector: str, shapes: Mapping[str, tuple[int, ...]], sourc
     def rows(name: str) -> int:
         if not shapes.get(name):
             raise UserError(
-                f"{source} lacks {name}; expected a whole {ARCHITECTURES[detector].title} of mmdetection, or --head "
-                "drop to take only the backbone"
+                f"{source} lacks {name}; expected a complete {ARCHITECTURES[detector].title} of mmdetection. "
+                f"{ONLY_BACKBONE}"
             )
         return shapes[name][0]
 

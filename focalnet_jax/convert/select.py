@@ -15,7 +15,7 @@ from focalnet_jax.errors import UserError
 
 _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|polyak|shadow)(_|$)", re.IGNORECASE)
 # mmengine's EMAHook and Lightning's WeightAveraging store averaged weights as "state_dict" and raw weights under a
-# different key. Keys that only these trainers write, by the key of the raw weights.
+# different key. By the key of the raw weights: further keys that only the same trainer writes.
 _SWAPPED = {"ema_state_dict": ("message_hub", "meta"), "current_model_state": ("averaging_state",)}
 _MOST_LISTED = 6
 # Names that torch inserts around modules that are compiled, checkpointed or sharded separately.
@@ -33,10 +33,11 @@ def select(tensors: Tensors, source: str, which: str | None = None, head: str = 
       tensors: all tensors of the file.
       source: name of the file in messages.
       which: "ema" for averaged weights, or a key or prefix. Required if the choice is ambiguous.
-      head: treatment of the classifier. "drop" leaves out classifiers of any structure.
+      head: "drop" if the caller will replace the classifier. A classifier that is not the format's own is then left out
+        instead of used or rejected.
 
     Raises:
-      UserError: there is no FocalNet, the choice is ambiguous, or one of its tensors cannot be read.
+      UserError: there is no FocalNet, the choice is ambiguous, or a tensor of the chosen FocalNet cannot be read.
     """
     tensors, chosen, others, choice = choose(tensors, source, which)
     taken = take(chosen, others, tensors, source, head)
@@ -50,8 +51,9 @@ def choose(
     """Chooses one FocalNet in a file. The arguments and errors are those of `select`.
 
     Returns:
-      All tensors of the file, with pruned parameters multiplied by their masks; the chosen FocalNet; all other
-      FocalNets; and notes on the choice.
+      The tensors of the file, without the names of torch's wrappers, with pruned parameters multiplied by their masks,
+      and with either the raw or the averaged weights of mmcv's EMAHook; the chosen FocalNet; all other FocalNets; and
+      notes on the choice.
     """
     tensors, which = separate_average(multiply_masks(_unwrapped(tensors)), which)
     candidates = find_candidates([*tensors, *tensors.others])
@@ -129,7 +131,7 @@ def _is_averaged(candidate: Candidate, candidates: Sequence[Candidate], tensors:
 
 
 def _swapped(candidates: Sequence[Candidate], tensors: Tensors) -> bool:
-    """Returns whether the trainer that wrote the file stores averaged weights as "state_dict"."""
+    """Returns whether the trainer that wrote the file stores averaged weights under the key "state_dict"."""
     keys = {candidate.key.partition(".")[0] for candidate in candidates}
     top = {name.partition(".")[0] for name in (*tensors, *tensors.others)}
     return any({"state_dict", other} == keys and top & set(signs) for other, signs in _SWAPPED.items())

@@ -38,15 +38,15 @@ def read_start(
 ) -> Start:
     """Returns the architecture, input size and class names stored with the weights at `path`.
 
-    The size of ImageNet evaluations, 224, is the default.
+    The input size is 224 pixels if none is stored.
 
     Args:
-      path: a file or directory, see `read_weights`.
-      which: selection among several weights in the file.
-      head: treatment of the classifier.
+      path: path of the weights, see `read_weights`.
+      which: selection among several weights in the file, see `read_weights`.
+      head: treatment of the classifier, see `read_weights`.
       name: name of the variant, or None to recognise it.
-      options: `use_postln` and `normalize_modulator` given by the user.
-      assumed: these options in the target model, used if they are unknown.
+      options: values of `use_postln` and `normalize_modulator` given by the user.
+      assumed: values of these options in the target model, used if the weights do not contain them.
 
     Raises:
       UserError: see `read_weights`.

@@ -2,8 +2,8 @@
 
 A format is an ordered table of rows. A row pairs parameters of this package with one key of a PyTorch state dict;
 `{stage}`, `{next}` (stage + 1), `{block}`, `{level}` and `{layer}` stand for numbers. A row applies only to models that
-have the row's parameters. Both directions use the same table, and `mapping.py` raises an error for any key that it does
-not cover.
+have the row's parameters. Both directions use the same table, and `mapping.py` raises an error for any key that the
+table does not cover.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 class Layout:
     """Order of an array's axes in PyTorch, as functions that convert to this order and back."""
 
-    rank: int  # in PyTorch
+    rank: int  # number of axes in PyTorch
     to_torch: Callable[[np.ndarray], np.ndarray]
     to_jax: Callable[[np.ndarray], np.ndarray]
 

@@ -18,7 +18,7 @@ from focalnet_jax.parameters import named_leaves
 
 # [1] here, a scalar in PyTorch
 _SCALAR = Layout(0, lambda a: a.reshape(()), lambda a: a.reshape(1))
-# The same array in both.
+# the same array here and in PyTorch
 _MATRIX = Layout(2, lambda a: a, lambda a: a)
 # [2, 2, in, out] here, [in, out, 2, 2] in PyTorch, as for every transposed convolution
 _TRANSPOSED = Layout(4, lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1))
@@ -32,12 +32,12 @@ def _flat_to_jax(a: np.ndarray) -> np.ndarray:
     return a.reshape(len(a), -1, SIDE, SIDE).transpose(2, 3, 1, 0).reshape(-1, len(a))
 
 
-# Layer of a flattened map of a RoI: [7 * 7 * in, out] here, [out, in * 7 * 7] in PyTorch
+# Linear layer on the flattened feature map of a RoI: [7 * 7 * in, out] here, [out, in * 7 * 7] in PyTorch
 _FLAT = Layout(2, _flat_to_torch, _flat_to_jax)
 
 
 def _same(name: str, layout: Layout) -> list[KeyRow]:
-    """Returns the rows of a layer that has the same name on both sides, except for the separators."""
+    """Returns the rows of a layer whose name differs from that in PyTorch only in the separators."""
     return pair(name, name.replace("/", "."), layout)
 
 
@@ -64,7 +64,7 @@ def _atss() -> list[KeyRow]:
 
 
 def _mask_rcnn(stage: str) -> list[KeyRow]:
-    """Returns the table of Mask R-CNN; `stage` is the part of the names that distinguishes stages."""
+    """Returns the table of Mask R-CNN or, if `stage` is "/{stage}" instead of "", of Cascade Mask R-CNN."""
     box, mask = f"roi_head/bbox_head{stage}", f"roi_head/mask_head{stage}"
     conv, norm = f"{box}/shared_convs/{{layer}}/conv", f"{box}/shared_convs/{{layer}}/bn"
     key = norm.replace("/", ".")
@@ -146,13 +146,13 @@ def variables_to_tensors(variables: Any, config: FocalNetConfig, detector: str) 
     """
     entries = detection_entries(variables, config, detector)
     for entry, (key, array) in zip(entries, to_tensors(entries, named_leaves(variables)), strict=True):
-        yield key, array.reshape(entry.shape)  # NumPy makes scalars contiguous as vectors
+        yield key, array.reshape(entry.shape)  # np.ascontiguousarray makes vectors of scalars
         if key.endswith(".running_var"):
             yield key.removesuffix(".running_var") + COUNTERS, np.zeros((), np.int64)
 
 
 def tensors_to_variables(tensors: Mapping[str, np.ndarray], like: Any, config: FocalNetConfig, detector: str) -> Any:
-    """Returns the variables of a detector in float32 from mmdetection's tensors. Every tensor but counters is used.
+    """Returns the variables of a detector in float32 from mmdetection's tensors. Uses every tensor except counters.
 
     Args:
       tensors: state dict of mmdetection's detector.

@@ -14,7 +14,7 @@ from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.parameters import named_leaves
 
 COUNTERS = ".num_batches_tracked"
-"""End of the keys of BatchNorm's counters, which PyTorch needs only for a cumulative average."""
+"""Suffix of the keys of BatchNorm's counters, which PyTorch uses only for a cumulative average."""
 
 
 def _rows(backbone: list[KeyRow], norm: str, batch_norm: str, classifier: str) -> list[KeyRow]:
@@ -53,7 +53,7 @@ def _rows(backbone: list[KeyRow], norm: str, batch_norm: str, classifier: str) -
     ]
 
 
-# transformers' backbones with a norm for each output, such as Swin's, have these names; its FocalNet has no such norm.
+# transformers' FocalNet has no norm for each output. The names of these norms are as in transformers' Swin backbone.
 UPERNET_TABLES: dict[str, list[KeyRow]] = {
     "mmseg": _rows(TABLES["microsoft"], "norm{stage}", "bn", "conv_seg"),
     "huggingface": _rows(TABLES["huggingface"], "hidden_states_norms.stage{next}", "batch_norm", "classifier"),

@@ -21,17 +21,17 @@ _MOST_LISTED = 6
 
 @dataclass(frozen=True)
 class Selected:
-    """Tensors of one FocalNet, by their names in its format."""
+    """Tensors of one FocalNet, by their names in `format`."""
 
     tensors: Tensors
     format: str
     notes: tuple[str, ...]  # for the user, one line each
-    decisions: tuple[str, ...]  # the notes that affect the model's outputs
-    normalization: FoundNormalization | None  # by a layer before the FocalNet
+    decisions: tuple[str, ...]  # those of the notes that affect the model's outputs
+    normalization: FoundNormalization | None  # by a layer before the FocalNet; None without such a layer
 
 
 def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, source: str, head: str) -> Selected:
-    """Returns the tensors of a FocalNet, with its classifier and its normalization of images.
+    """Returns the tensors of a FocalNet and of its classifier, and the normalization of images in the file.
 
     Args:
       chosen: the FocalNet.
@@ -80,8 +80,8 @@ def take(chosen: Candidate, others: Sequence[Candidate], tensors: Tensors, sourc
 def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
     """Returns whether a tensor belongs to the FocalNet `other`.
 
-    If `other` is inside `chosen`, no tensor belongs to it. If `chosen` is inside `other`, only tensors with names in
-    the format of `other` belong to it.
+    If `other` is inside `chosen`, no tensor belongs to `other`. If `chosen` is inside `other`, only tensors with names
+    in the table of the format of `other` belong to `other`.
     """
     if not other.holds(name):
         return False
@@ -91,11 +91,11 @@ def _belongs(name: str, other: Candidate, chosen: Candidate) -> bool:
 
 
 def _foreign(name: str, format: str, shape: tuple[int, ...], head: str) -> bool:
-    """Returns whether a tensor below a FocalNet's prefix is certainly not used for classification.
+    """Returns whether a tensor below a FocalNet's prefix is left out, because it is certainly not used.
 
-    These tensors belong to modules that FocalNet lacks, are counters, or serve masked image modelling or detection.
-    All other tensors stay: parameters outside any module, such as a position embedding, and tensors in modules that
-    FocalNet has. If a table does not contain one of them, the conversion fails.
+    These are tensors of modules that FocalNet lacks, single values outside any module, mask tokens and, with `head`
+    "drop", tensors of a classifier that is not the format's own. All other tensors are kept. The conversion fails if
+    the format's table lacks one of them, such as a position embedding or an unknown tensor of a block.
     """
     if is_known(name, format):
         return False
@@ -113,7 +113,7 @@ def _final_norm(
     """Adds the norm of a backbone's last output to `kept` if the backbone has neither a final norm nor a classifier.
 
     Returns:
-      The arrays of a new norm if the file has no such norm, and notes for the user.
+      The arrays of a new norm by name if the file has neither norm, otherwise {}; and notes for the user.
     """
     names = [f"{_NORMS[format]}.{part}" for part in ("weight", "bias")]
     head = f"{HEADS[format].partition('.')[0]}."
@@ -144,7 +144,7 @@ def _check_readable(chosen: Candidate, tensors: Tensors, source: str, inside: Ma
 
 
 def _count_left(left: Sequence[str], chosen: Candidate) -> str:
-    """Returns a note with the number of unused tensors in each module."""
+    """Returns a note with the number of unused tensors, in total and in each of the first modules."""
     counts: dict[str, int] = {}
     taken = chosen.key.split(".")
     for name in left:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
-# dtypes that can be written. `READ_DTYPES` can be read.
+# NumPy dtypes that can be written, by name. The names of those that can be read are in `READ_DTYPES`.
 DTYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype(bfloat16)}
 READ_DTYPES = (*DTYPES, "float64")
 
@@ -26,7 +26,8 @@ class Tensors(Mapping[str, np.ndarray]):
       class_lists: class names of a classifier, by the name of their entry in the file.
       configs: configs of mmsegmentation or mmdetection as text, by the name of their entry in the file.
       palettes: colours `(red, green, blue)` of classes, by the name of their entry in the file.
-      places: memory locations by name, equal for tensors that share memory. By default, no tensors share memory.
+      places: by name, values that are equal for tensors with the same memory, shape and strides. By default, the values
+        of all tensors differ.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
     def selected(self, names: Mapping[str, str], note: str) -> Tensors:
-        """Returns tensors with new names, and everything else of the file, with an additional note.
+        """Returns tensors with new names. All other contents of the file stay, and a note is added.
 
         Args:
           names: old name by new name. Other tensors are left out.
@@ -77,7 +78,7 @@ class Tensors(Mapping[str, np.ndarray]):
         )
 
     def renamed(self, names: Mapping[str, str], added: Mapping[str, Any] | None = None) -> Tensors:
-        """Returns tensors with new names.
+        """Returns tensors with new names. Of the other contents of the file, only the notes stay.
 
         Args:
           names: old name by new name. Other tensors are left out.

@@ -18,7 +18,7 @@ from focalnet_jax.model import FocalNetConfig, variant_config
 
 
 def is_timms(config: Mapping[str, Any]) -> bool:
-    """Returns whether a `config.json` is from timm and for a FocalNet, also in timm's old flat layout."""
+    """Returns whether a `config.json` is from timm, in the current or the old flat layout, and for a FocalNet."""
     return str(config.get("architecture", "")).startswith("focalnet")
 
 
@@ -91,7 +91,7 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
 
     Args:
       config: the content of `config.json`.
-      given: names of the options given by the user, whose defaults in timm are not used.
+      given: names of the options given by the user. timm's defaults are not used for these options.
 
     Raises:
       UserError: the config has a value that this package does not support.
@@ -110,7 +110,7 @@ def timm_options(config: Mapping[str, Any], given: Collection[str] = ()) -> dict
 
 
 def timm_name(config: FocalNetConfig, name: str | None) -> str | None:
-    """Returns `name` if timm's function of that name can build this model with `normalize_modulator`, or None."""
+    """Returns `name` if timm's function `name` can build this model, given `normalize_modulator`; otherwise None."""
     if not name:
         return None
     usual = variant_config(name).normalize_modulator
@@ -135,7 +135,7 @@ def write_timm_config(
 ) -> tuple[tuple[str, ...], WeightsInfo | None]:
     """Writes the `config.json` that `timm.create_model("local-dir:FOLDER", pretrained=True)` reads.
 
-    timm builds only released variants by name. For other models, `model_args` are the arguments of its `FocalNet`.
+    timm builds only released variants by name. For other models, `model_args` has the arguments of timm's `FocalNet`.
 
     Args:
       folder: the directory to write to.
@@ -150,7 +150,7 @@ def write_timm_config(
     how = info.preprocessing or USUAL
     prepared = None if info.refused else to_timm(how)
     name = timm_name(config, name)
-    # timm's functions for variants reject arguments that they set themselves; none of them sets this one.
+    # timm's functions for variants reject arguments that they set themselves; normalize_modulator is not among these.
     changed = {"normalize_modulator": True} if config.normalize_modulator else {}
     model_args = changed if name else timm_arguments(config)
     written: dict[str, Any] = {

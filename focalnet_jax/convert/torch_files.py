@@ -1,8 +1,8 @@
 """Reads torch files without torch, and without executing anything in them.
 
-The name of a tensor is its path in the saved object. `torch.save` writes a zip of a pickle and one record per storage.
-Before torch 1.6 and with `_use_new_zipfile_serialization=False`, it writes a sequence of pickles followed by the
-storages (torch/serialization.py). Plain pickles of NumPy arrays, the format of detectron2's weights, are read too.
+The name of a tensor is its dotted path in the saved object. `torch.save` writes a zip of a pickle and one record per
+storage. Before torch 1.6, or with `_use_new_zipfile_serialization=False`, it writes a sequence of pickles followed by
+the storages (torch/serialization.py). Plain pickles of NumPy arrays, the format of detectron2's weights, are read too.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class _Tensor:
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-    place: tuple[Any, ...]  # memory location, equal for tensors that share memory
+    place: tuple[Any, ...]  # equal for tensors that are the same view of the same storage
     problem: str | None = None  # why the tensor cannot be read
 
 
 @dataclass
 class _Contents:
-    """Tensors and other entries found in a loaded value."""
+    """Tensors and other entries found in a loaded value, by dotted path."""
 
     tensors: dict[str, _Tensor] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)  # types of entries that are not tensors
@@ -103,7 +103,7 @@ def read_torch_file(path: Path) -> Tensors:
 
 
 def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
-    """Yields (key, value) for each entry of a container. The key is None for parts without a name."""
+    """Yields (key, value) for each entry of a container. The key is None for the arguments and state of an `Inert`."""
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list | tuple):
@@ -117,7 +117,7 @@ def _children(value: Any) -> Iterator[tuple[str | None, Any]]:
 
 
 def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], storages: Any) -> None:
-    """Adds the tensors in a value to `found` by their path, visiting each container once."""
+    """Adds the tensors and other entries in a value to `found`. Visits each container once, up to `_DEEPEST` levels."""
     for key, child in _children(value):
         inside = path if key is None else (*path, key)
         names = None if key is None else class_names_at(key, child.entries if isinstance(child, Inert) else child)
@@ -141,7 +141,7 @@ def _walk(value: Any, path: tuple[str, ...], found: _Contents, seen: set[int], s
 
 
 def _makes_a_tensor(value: Any) -> bool:
-    """Returns whether the value is an unsupported tensor, such as quantized, sparse or without data."""
+    """Returns whether the value is a tensor of an unsupported kind, such as quantized, sparse or without data."""
     return isinstance(value, Inert) and value.name.startswith(("torch._utils._rebuild", "torch._tensor._rebuild"))
 
 
@@ -202,7 +202,8 @@ def _tensor(
     def read() -> np.ndarray:
         steps = [stride * element.itemsize for stride in strides]
         stored = np.ndarray(shape, element, storages.bytes(key), offset * element.itemsize, steps)
-        return -stored if negative else stored  # torch stores the base of a view such as x.conj().imag
+        # torch negates lazily, such as in x.conj().imag, and stores the values before the negation.
+        return -stored if negative else stored
 
     return _Tensor(name, tuple(shape), read, (key, offset, tuple(shape), tuple(strides), negative), problem)
 
@@ -217,7 +218,7 @@ def _whole_numbers(values: Any) -> bool:
 
 
 def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> _Tensor | None:
-    """Returns a pickled NumPy array as a tensor, or None if its dtype or content is not plain data."""
+    """Returns a pickled NumPy array as a tensor, or None if it is not plain little-endian data of the expected size."""
     code = dtype.args[0] if isinstance(dtype, Inert) and dtype.name == "numpy.dtype" and dtype.args else None
     order = dtype.state[1] if code and _length(dtype.state) > 1 else "<"
     if (
@@ -249,7 +250,7 @@ def import_torch(path: Path) -> Any:
 
 
 def to_torch(torch: Any, array: np.ndarray) -> Any:
-    """Returns a tensor that shares the array's memory."""
+    """Returns an array as a torch tensor that shares the array's memory."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

@@ -13,7 +13,7 @@ import numpy as np
 from focalnet_jax.convert.pickles import Name, read_pickle
 from focalnet_jax.errors import UserError
 
-_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of a file in the format before the zip
+_LEGACY = 0x1950A86A20F9469CFC6C  # the first pickle of a file in torch's format before 1.6
 _STORAGES = {
     **{"Float": "float32", "Double": "float64", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64"},
     **{"Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"},
@@ -55,7 +55,7 @@ class ZipStorages:
         return self._archive.getinfo(name).file_size if name in self._archive.NameToInfo else 0
 
     def bytes(self, key: str) -> np.ndarray:
-        """Returns the bytes of a storage after verifying their checksum."""
+        """Returns the bytes of a storage. Raises `UserError` if the file has a checksum and it is wrong."""
         return self._record(f"data/{key}")
 
     def _record(self, name: str) -> np.ndarray:
@@ -119,22 +119,26 @@ class _Bytes:
         self._content, self._position = content, 0
 
     def read(self, count: int) -> bytes:
-        """Returns up to `count` bytes."""
+        """Returns the next `count` bytes, or fewer at the end."""
         piece = self._content[self._position : self._position + count].tobytes()
         self._position += len(piece)
         return piece
 
     def readline(self) -> bytes:
-        """Returns the bytes up to the end of the line. Lines are shorter than 100,000 bytes, because they are names."""
+        """Returns the bytes up to and including the next newline.
+
+        Raises:
+          ValueError: there is no newline in the next 100,000 bytes; lines are names or numbers and thus shorter.
+        """
         piece = self._content[self._position : self._position + 100_000].tobytes()
         line = piece[: piece.index(b"\n") + 1]
         self._position += len(line)
         return line
 
     def tell(self) -> int:
-        """Returns the position."""
+        """Returns the current position in bytes."""
         return self._position
 
     def seek(self, position: int) -> None:
-        """Sets the position."""
+        """Sets the current position in bytes."""
         self._position = position

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from focalnet_jax.convert.weights import Weights, backbone_only
+from focalnet_jax.convert.weights import ONLY_BACKBONE, Weights, backbone_only
 from focalnet_jax.errors import UserError
 from focalnet_jax.model import FocalNetConfig
 from focalnet_jax.model.heads.upernet import UPerNet
@@ -29,7 +29,7 @@ class Heads:
     """Options of UPerNet's heads."""
 
     channels: int = 512  # of the decode head
-    pool_scales: tuple[int, ...] = USUAL_SCALES  # windows of the pyramid pooling along each side
+    pool_scales: tuple[int, ...] = USUAL_SCALES  # for each branch of the pyramid pooling, windows along each side
     auxiliary_channels: int = 256  # 0: no auxiliary head
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class UPerNetWeights(Weights):
 
 
 def heads_from_dict(values: Mapping[str, Any]) -> Heads:
-    """Returns the heads in the `head` section of a run's config, or in the output of `Heads.to_dict`."""
+    """Returns the options in the `head` section of a run's config or in the output of `Heads.to_dict`."""
     without = values.get("auxiliary_weight") == 0
     return Heads(values["channels"], tuple(values["pool_scales"]), 0 if without else values["auxiliary_channels"])
 
@@ -60,8 +60,8 @@ def heads_from_shapes(
     """Returns the options of the heads, and the number of classes.
 
     Args:
-      shapes: shapes by the parameters' names in this package, at least those of kernels.
-      scales: windows of the pyramid pooling, which shapes do not determine; None for the usual ones.
+      shapes: shapes of at least the kernels, by parameter name in this package.
+      scales: `Heads.pool_scales`, which shapes do not determine; None for `USUAL_SCALES`.
       place: name of the file in messages.
 
     Raises:
@@ -71,8 +71,8 @@ def heads_from_shapes(
     kernel, classifier = shapes.get("decode_head/bottleneck/conv/kernel"), shapes.get(_CLASSIFIER)
     if not branches or kernel is None or classifier is None:
         raise UserError(
-            f"{place}: the decode head lacks psp_modules, bottleneck or the last layer; expected a whole UPerNet, or "
-            "--head drop to take only the backbone"
+            f"{place}: the decode head lacks psp_modules, bottleneck or the last layer; expected a complete UPerNet. "
+            f"{ONLY_BACKBONE}"
         )
     scales = USUAL_SCALES if scales is None else tuple(scales)
     if len(scales) != branches:
@@ -92,7 +92,7 @@ def variable_shapes(config: FocalNetConfig, heads: Heads) -> tuple[Any, Any]:
 
 @lru_cache(maxsize=8)
 def abstract_upernet(config: FocalNetConfig, heads: Heads, dtype: str = "float32") -> UPerNet:
-    """Returns the model with shapes and dtypes instead of values."""
+    """Returns a UPerNet with shapes and dtypes instead of values."""
     options: dict[str, Any] = {"channels": heads.channels, "pool_scales": heads.pool_scales}
     if heads.auxiliary_channels:
         options["auxiliary_channels"] = heads.auxiliary_channels
@@ -116,14 +116,14 @@ def upernet_of(weights: UPerNetWeights, dtype: str = "float32") -> UPerNet:
 
 
 def all_variables(weights: UPerNetWeights) -> Any:
-    """Returns parameters and running statistics in one tree, as the tables of formats have them."""
+    """Returns parameters and running statistics in one tree, as the functions of `tables_upernet` expect them."""
     leaves = named_leaves(weights.params) | named_leaves(weights.statistics)
     state = nnx.to_pure_dict(nnx.state(abstract_upernet(weights.config, weights.heads)))
     return with_leaves(state, leaves)
 
 
 def with_variables(config: FocalNetConfig, heads: Heads, leaves: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-    """Returns trees of the parameters and the running statistics with these values by name."""
+    """Returns a tree of the parameters and a tree of the running statistics, with the values of `leaves` by name."""
     return tuple(with_leaves(shapes, leaves) for shapes in variable_shapes(config, heads))
 
 

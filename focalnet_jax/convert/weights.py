@@ -33,6 +33,11 @@ from focalnet_jax.parameters import named_leaves, with_leaves
 from focalnet_jax.settings.tasks import TASKS, stored_task
 from focalnet_jax.storage.address import AnyPath
 
+ONLY_BACKBONE = (
+    "To use only the backbone, convert it with python -m focalnet_jax.convert SRC DST --to FORMAT --head drop"
+)
+"""Advice for a UPerNet or detector that cannot be read."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -41,7 +46,7 @@ class Weights:
     params: Any
     config: FocalNetConfig
     name: str | None  # name of the released variant, or None
-    format: str  # microsoft, timm, huggingface or orbax
+    format: str  # a key of a table of tensor names, such as "timm", or "orbax" for a checkpoint of this package
     dtype: str  # dtype in the file, such as "float16", or "float16 and float32"
     notes: tuple[str, ...]  # for the user, one line each
     info: WeightsInfo = field(default_factory=WeightsInfo)  # class names and preprocessing
@@ -56,16 +61,19 @@ class Weights:
         return sum(leaf.size for leaf in named_leaves(self.params).values())
 
     def warn(self, path: str | Path) -> None:
-        """Warns of every decision about the weights at `path`.
+        """Issues a warning for every decision about the weights at `path`.
 
-        The warnings refer to the code that calls the caller of this method, such as the code that calls `load_model`.
+        If `load_model` calls this method, the warnings point to the line that called `load_model`.
         """
         for decision in self.decisions:
             warnings.warn(f"{path}: {decision}", stacklevel=3)
 
 
 def describe_non_finite(params: Any) -> str:
-    """Returns a message that counts and names the arrays with NaN or infinite values; "" if all values are finite."""
+    """Returns a message with the number and names of the arrays with NaN or infinite values; "" if there are none.
+
+    At most three names are listed. Of a sharded array, only the shards of this process are checked.
+    """
     leaves = named_leaves(params)
     broken = [name for name, leaf in leaves.items() if not all(map(_is_finite, _local_parts(leaf)))]
     if not broken:
@@ -96,19 +104,21 @@ def read_weights(
     """Returns the weights at `path`: a torch or safetensors file, a directory of them, or a checkpoint of this package.
 
     A FocalNet is found under any key or prefix of a file; other tensors are left out and counted in the notes. A
-    backbone without a classifier has 0 classes. A backbone without a final norm gets a new norm, with a note. A linear
-    layer after a backbone becomes its classifier. A layer before the backbone that normalizes images becomes a part of
-    the preprocessing.
+    backbone without a classifier has 0 classes. If a backbone has neither a final norm nor a classifier, the norm of
+    its last output becomes the final norm; without that norm, a new one is added. A linear layer after a backbone with
+    a norm becomes the classifier. A layer before the backbone that normalizes images becomes a part of the
+    preprocessing.
 
     Args:
       path: a file or directory, or an address `hf://ORG/NAME[@REVISION][/FILE]` on the Hugging Face Hub.
       name: name of the variant; recognised by default.
-      options: `use_postln` and `normalize_modulator` given by the user, because shapes do not determine them.
-      assumed: the same options of the target model, used if the file and the accompanying files do not contain them.
+      options: values of `use_postln` and `normalize_modulator`, which shapes do not determine, given by the user.
+      assumed: values of these options in the target model, used if the file and the accompanying files lack them.
       replaced: options of the variant `name` that the target model replaces; the weights may have either value.
       which: selection among several weights: "ema" for averaged weights, a key or prefix such as "teacher", or a file
         of a directory such as "model_1".
-      head: treatment of the classifier. "drop" leaves out classifiers of any structure.
+      head: "drop" if the caller will replace the classifier. A classifier that is not the format's own is then left out
+        instead of used or rejected, and only the backbone of a checkpoint of segmentation or detection is read.
       flag: flag with which the user gives an option, for messages.
 
     Raises:
@@ -163,7 +173,7 @@ def read_weights(
 
 
 def _differs_in_timm(found: Recognised, format: str) -> list[str]:
-    """Returns a note if the model of timm with these shapes computes different outputs than the released variant."""
+    """Returns a note if `normalize_modulator` is on in the released variant, but off in timm's model of that name."""
     by_variant = found.sources["normalize_modulator"].startswith("variant")
     if format != "timm" or not (by_variant and found.config.normalize_modulator):
         return []
@@ -188,7 +198,11 @@ def _differs_in_transformers(config: FocalNetConfig, format: str, info: WeightsI
 
 
 def dtypes_of(dtypes: Mapping[str, str]) -> str:
-    """Returns the dtypes of tensors in words. Raises `UserError` for quantized and other unsupported dtypes."""
+    """Returns the dtypes of tensors as text, such as "float16 and float32".
+
+    Raises:
+      UserError: a dtype is quantized or not supported.
+    """
     found = sorted(set(dtypes.values()))
     foreign = [dtype for dtype in found if dtype not in READ_DTYPES]
     if foreign:
@@ -246,13 +260,13 @@ def _backbone(step: AnyPath, config: FocalNetConfig, name: str | None, task: str
 
 
 def backbone_only(leaves: Mapping[str, np.ndarray], config: FocalNetConfig) -> tuple[Any, FocalNetConfig]:
-    """Returns the parameters and the config of a dense model's backbone, as a FocalNet without a classifier.
+    """Returns the parameters and config of the backbone of a UPerNet or detector, as a FocalNet without a classifier.
 
-    The norm of the last output becomes the final norm.
+    The norm of the backbone's last output becomes the final norm.
 
     Args:
-      leaves: parameters of the dense model by name.
-      config: config of its backbone.
+      leaves: parameters of the UPerNet or detector by name.
+      config: config of the backbone.
     """
     own = {name.removeprefix("backbone/"): leaf for name, leaf in leaves.items() if name.startswith("backbone/")}
     last = f"output_norms/{len(config.depths) - 1}"

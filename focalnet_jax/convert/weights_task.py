@@ -1,4 +1,4 @@
-"""Finds out for which task weights are: those of a detector, of a UPerNet or of a FocalNet."""
+"""Recognises the task of weights: detection for a detector, segmentation for a UPerNet, otherwise classification."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from focalnet_jax.settings.tasks import TASKS, stored_task
 
 
 def weights_task(path: str | Path, which: str | None = None) -> str:
-    """Returns the task of the weights at `path`: of UPerNet, of a detector, or else "classification".
+    """Returns the task of the weights at `path`: "detection", "segmentation" or "classification".
 
-    For a checkpoint of this package, the result is the task of its run. The arguments and errors are those of
-    `read_weights`.
+    For a checkpoint of this package, this is the task in its metadata. Arguments and errors are as in `read_weights`.
     """
     opened = open_weights(path, which)
     if isinstance(opened, Step):

@@ -24,7 +24,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.model.variants import ABLATIONS, model_metadata, variant_config
 from focalnet_jax.parameters import named_leaves
 
-_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes of weights files that are only read, also not for directories
+_NEVER_WRITTEN = (".ckpt", ".pkl", ".model")  # suffixes that are only read; also refused for directories
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ def write_weights(
 
     Args:
       weights: the weights to write.
-      destination: a `.pth` or `.safetensors` file; a directory for "huggingface" and "orbax", and for "timm" if it has
-        neither suffix.
+      destination: a `.pth` or `.safetensors` file for "microsoft", either a file or a directory for "timm", and a
+        directory for "huggingface" and "orbax".
       format: output format: "microsoft", "timm", "huggingface" or "orbax".
-      dtype: dtype of the tensors; by default the dtype of the source, float32 for float64. Checkpoints of this package
-        are always float32.
+      dtype: dtype of the tensors; by default the dtype of the source, or float32 for float64. Must be given if the
+        source has several dtypes. Checkpoints of this package are always float32.
       image_size: input size in pixels for a Hugging Face config; by default the size stored with the weights, or 224.
 
     Raises:
       UserError: the format cannot express the model, `destination` does not fit the format or exists, `dtype` is
-        unknown, or torch is needed and not installed.
+        unknown or cannot represent the values, or torch is needed and not installed.
     """
     if format == "orbax":
         return write_checkpoint(weights, destination, dtype)
@@ -102,7 +102,11 @@ def write_weights(
 
 
 def chosen_dtype(given: str, requested: str | None) -> str:
-    """Returns the dtype to write for weights of dtype `given`. Raises `UserError` if the user has to choose it."""
+    """Returns the dtype to write for weights of dtype `given`, by default the same, or float32 for float64.
+
+    Raises:
+      UserError: the dtype is not a key of `DTYPES`, for example because `given` is several dtypes.
+    """
     dtype = requested or ("float32" if given == "float64" else given)  # parameters are float32
     if dtype not in DTYPES:
         raise UserError(f"the weights are {dtype}: choose the dtype to write with --dtype {'|'.join(DTYPES)}")
@@ -114,9 +118,8 @@ def cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # reported below
         cast = array.astype(DTYPES[dtype], copy=False)
     if not np.array_equal(np.isfinite(cast), np.isfinite(array)):
-        raise UserError(
-            f"{name} has values up to {np.abs(array).max():.3g}, too large for {dtype}; choose another --dtype"
-        )
+        largest = np.abs(array[np.isfinite(array)]).max()
+        raise UserError(f"{name} has values up to {largest:.3g}, too large for {dtype}; choose another --dtype")
     if 2 * np.count_nonzero(cast) < np.count_nonzero(array):
         raise UserError(f"most of {name} is too small for {dtype} and would be 0; choose another --dtype")
     return cast
@@ -148,8 +151,8 @@ def write_checkpoint(
       weights: the weights to write.
       destination: the directory.
       dtype: dtype that the user requested, if any.
-      statistics: variables that are not parameters.
-      described: further metadata.
+      statistics: variables that are not parameters, as a tree, or None without such variables.
+      described: further entries of the metadata.
 
     Raises:
       UserError: see `write_weights`.

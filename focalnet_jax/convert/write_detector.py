@@ -29,7 +29,7 @@ def write_detector(
       dtype: see `write_weights`.
 
     Raises:
-      UserError: the format cannot express the model, or the errors of `write_weights`.
+      UserError: the format cannot express the model; see also `write_weights`.
     """
     if format not in FORMATS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Writes the files of mmsegmentation and mmdetection, which both have the layout of mmcv and mmengine."""
+"""Writes files for mmsegmentation and mmdetection, in the layout of mmcv and mmengine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ONLY_PRENORM = ("use_postln", "use_postln_in_modulation", "normalize_modulator"
 
 
 def check_prenorm(weights: Weights, codebase: str) -> None:
-    """Raises `UserError` if the original's FocalNet for a code base lacks an option of the backbone."""
+    """Raises `UserError` if the backbone has an option that the original's FocalNet for a code base lacks."""
     if unknown := [name for name in _ONLY_PRENORM if getattr(weights.config, name)]:
         raise UserError(
             f"the original's FocalNet for {codebase} has no {unknown[0]}, which {weights.name or 'this model'} "
@@ -32,7 +32,7 @@ def check_prenorm(weights: Weights, codebase: str) -> None:
 
 
 def cast_all(tensors: Iterable[tuple[str, np.ndarray]], dtype: str) -> dict[str, np.ndarray]:
-    """Returns tensors by name in another dtype, except for counters."""
+    """Returns tensors by name in the dtype `dtype`, except for counters, which remain int64."""
     return {name: array if array.dtype == np.int64 else cast(name, array, dtype) for name, array in tensors}
 
 
@@ -49,6 +49,7 @@ def write_model(
 
     Raises:
       OSError: the disk is full or the file cannot be written.
+      UserError: a torch file is requested and torch is not installed.
     """
     if path.suffix == ".safetensors":
         write_tensors(path, dict(tensors), nested=False, metadata={**info_metadata(info), **(metadata or {})})
@@ -62,12 +63,15 @@ def write_model(
 
 
 def info_metadata(info: WeightsInfo) -> dict[str, str]:
-    """Returns the metadata of a safetensors file with class names and preprocessing."""
+    """Returns the metadata of a safetensors file with class names and preprocessing; {} if both are unknown."""
     return {} if info == WeightsInfo() else {METADATA: json.dumps(info.to_dict())}
 
 
 def _meta(info: WeightsInfo) -> dict[str, Any]:
-    """Returns `meta` of a file, with class names and palette as the versions before and since mmengine read them."""
+    """Returns the entry `meta` of a torch file: class names and palette, under the keys of mmcv and of mmengine.
+
+    Returns {} if there are no class names.
+    """
     if not info.classes:
         return {}
     old: dict[str, Any] = {"CLASSES": tuple(info.classes)}

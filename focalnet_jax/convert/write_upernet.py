@@ -43,7 +43,7 @@ def write_upernet(weights: UPerNetWeights, destination: Path, *, format: str, dt
       dtype: see `write_weights`.
 
     Raises:
-      UserError: the format cannot express the model, or the errors of `write_weights`.
+      UserError: the format cannot express the model; see also `write_weights`.
     """
     if format not in FORMATS:
         raise UserError(
@@ -114,7 +114,7 @@ def _write_directory(folder: Path, weights: UPerNetWeights) -> None:
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
-    # Images keep their size: the resizing of an evaluation, which fits images into a box, has no processor.
+    # Images keep their size, because transformers has no processor that fits images into a box, as evaluation does.
     processor = {
         "image_processor_type": "SegformerImageProcessor",
         "do_resize": False,

@@ -27,8 +27,9 @@ class Balance:
     """Order of examples in which a class of n examples is drawn in proportion to n ** (1 - power).
 
     An epoch has N draws, where N is the number of examples of the source. Each class gets a fixed number of draws.
-    These go through successive permutations of the class's examples, so that all examples of a class are drawn equally
-    often. The order is a pure function of the seed, the epoch and the position in the epoch.
+    The draws of a class go through successive permutations of its examples: after any number of epochs, the numbers of
+    draws of two examples of a class differ by at most 1. The order is a pure function of the seed, the epoch and the
+    position in the epoch.
 
     Args:
       labels: labels of all examples, `[N]`.
@@ -82,7 +83,7 @@ def _turn_seed(seed: int, label: int, turn: int) -> int:
 def balanced_weights(counts: np.ndarray) -> np.ndarray:
     """Returns weights inversely proportional to class counts, `[K]`, with mean 1 over the examples.
 
-    They equal scikit-learn's `compute_class_weight("balanced")`. A class without examples has weight 0.
+    The weights equal scikit-learn's `compute_class_weight("balanced")`. A class without examples has weight 0.
     """
     present = counts > 0
     weights = np.zeros(len(counts))
@@ -97,7 +98,7 @@ def labels_of(source: Source) -> np.ndarray:
     ~/.cache/focalnet_jax/labels.
 
     Raises:
-      UserError: too many records in a row cannot be read, or an example has several labels.
+      UserError: too many examples in a row cannot be read, or an example has several labels.
     """
     if isinstance(source, Relabelled):  # the cache contains the labels of the wrapped source
         return source.outputs[labels_of(source.source)]

@@ -20,7 +20,7 @@ def read_card(path: Path, **needed: type) -> dict[str, Any]:
       needed: keys that the card must have, each with the type of its value.
 
     Raises:
-      UserError: the card is damaged.
+      UserError: the card is missing or damaged, or lacks a needed key.
     """
     try:
         card = json.loads(path.read_text())

@@ -23,11 +23,11 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 
     Formats:
       Text: one class per line. A line may also be `SYNSET<TAB>WORDS`; the name is then the synset id. If all lines
-        start with numbers, such as `3: cat`, and these are not in ascending order, the lines are sorted by number, and
-        the numbers are removed.
+        start with numbers, such as `3: cat`, and the numbers are not ascending, the lines are sorted by number, and the
+        numbers are removed.
       JSON list: the names. An entry may also be `[SYNSET, WORDS]`; the name is then the synset id.
-      JSON object: a mapping from numbers to names, or from names to numbers. It may be nested under the key `id2label`,
-        as in a `config.json`, `label2id` or `class_to_idx`.
+      JSON object: a mapping from numbers to names, or from names to numbers. It may be nested under one of the keys
+        `id2label` (as in a `config.json`), `label2id` and `class_to_idx`.
       Python: a list or dict with the same content, as printed by Python.
 
     Raises:
@@ -68,7 +68,8 @@ def _lines(path: Path, text: str) -> list[str]:
 def _by_number(path: Path, lines: list[str]) -> list[str]:
     """Sorts lines by their numbers and removes the numbers.
 
-    The lines are unchanged if one of them is not numbered, or if the numbers are in ascending order.
+    The lines are unchanged if one of them is not numbered, or if the numbers are in ascending order. Otherwise, raises
+    `UserError` if the numbers are not 0, 1, ... without gaps.
     """
     numbered = [match for match in map(_NUMBERED_LINE.fullmatch, lines) if match]
     numbers = [int(match[1]) for match in numbered]

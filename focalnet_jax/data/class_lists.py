@@ -55,7 +55,8 @@ def output_names(count: int, classes: Sequence[str] | None = None) -> list[str]:
     """Returns a readable name for each output of a classifier.
 
     Synset ids are replaced by words. If `classes` is None and there is an ImageNet list with `count` classes, the
-    outputs have the names of its classes. All other outputs without a name are called LABEL_0, LABEL_1, ...
+    outputs have the names of its classes. Any other output without a name is called `LABEL_` and its index, as in
+    LABEL_7.
 
     Args:
       count: number of outputs, which may be larger than the number of classes of the data.

@@ -14,11 +14,11 @@ _SHOWN = 5
 def match_names(
     names: Sequence[str], known: Sequence[str] | None, outputs: int, *, data: str, model: str, advice: str
 ) -> tuple[int, ...] | None:
-    """Returns the output of each class, or None if the classes are the outputs in their order.
+    """Returns the index of the output of each class, or None if the classes are the outputs in the same order.
 
-    Names are compared in lower case, without spaces, hyphens, underscores and apostrophes; several names of one class
-    are separated by commas. If the names of the outputs are unknown, and the numbers of outputs and classes are equal,
-    the classes are assumed to be in the order of the outputs, and a note reports it.
+    Names that are not equal are compared in lower case, without spaces, hyphens, underscores, apostrophes and periods;
+    several names of one class are separated by commas. If the names of the outputs are unknown, and the numbers of
+    outputs and classes are equal, the classes are assumed to be in the order of the outputs, and a note is printed.
 
     Args:
       names: names of the classes of the data.
@@ -29,8 +29,8 @@ def match_names(
       advice: what to do if classes do not match, for messages.
 
     Raises:
-      UserError: the model lacks a class; two classes of the data match the same output; or the outputs have no names,
-        and the numbers of outputs and classes differ.
+      UserError: a class matches no output or several outputs; two classes of the data match the same output; or the
+        outputs have no names, and the numbers of outputs and classes differ.
     """
     if not known:
         if len(names) != outputs:
@@ -72,5 +72,5 @@ def match_names(
 
 
 def _outputs(name: str, by_name: dict[str, list[int]]) -> list[int]:
-    """Returns the outputs that have a name in common with a class."""
+    """Returns the sorted indices of the outputs that have a name in common with a class."""
     return sorted({output for key in keys_of(name) for output in by_name.get(key, [])})

@@ -14,10 +14,10 @@ _SEPARATORS = re.compile(r"[\s_\-'’.]+")
 
 
 def find_by_words(find: Callable[[str], Sequence | None], name: str) -> list:
-    """Returns the matches of a class name, or else of its lemmas, which are separated by commas.
+    """Returns the matches of a class name or, if it has none, of its lemmas, which are separated by commas.
 
-    The matches of the lemmas are the matches that all lemmas have in common. If there are none, they are the matches
-    of any lemma. Lemmas without matches are ignored.
+    The matches of the lemmas are those that all lemmas have in common or, if there are none, those of any lemma.
+    Lemmas without matches are ignored.
 
     Args:
       find: function that returns the matches of a normalized name.

@@ -32,7 +32,7 @@ def _histograms(image):  # pragma: no cover - compiled
 
 @numba_compiled
 def _grey(red, green, blue):  # pragma: no cover - compiled
-    """Returns the luma of a pixel, like Pillow by ITU-R 601-2 in fixed point."""
+    """Returns the luma of a pixel by ITU-R 601-2, in fixed point like in Pillow."""
     return (np.int32(red) * 19595 + np.int32(green) * 38470 + np.int32(blue) * 7471 + 0x8000) >> 16
 
 
@@ -94,7 +94,7 @@ def _sharpened(image, factor):  # pragma: no cover - compiled
 
 
 def look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Replaces each pixel value by the entry of `table` at this index, clipped to [0, 255].
+    """Returns the image with each pixel value v replaced by `table[v]`, clipped to [0, 255].
 
     Args:
       image: `[H, W, 3]` uint8.
@@ -125,7 +125,7 @@ def solarize_add(image: np.ndarray, add: int) -> np.ndarray:
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
-    """Stretches every channel to the range [0, 255]."""
+    """Stretches the values of every channel to the range [0, 255]. Uniform channels are unchanged."""
     tables = np.tile(_LEVELS, (3, 1))
     for table, counts in zip(tables, _histograms(image), strict=True):
         low, high = np.flatnonzero(counts)[[0, -1]]
@@ -146,12 +146,12 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends the image with black. Factor 0 gives black, 1 the image, and more than 1 a brighter image."""
+    """Blends the image with black. Factor 0 gives black, 1 the image, and larger factors a brighter image."""
     return look_up(image, _blend_table(0, factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Blends the image with its mean grey. Factor 0 gives uniform grey, 1 the image, and more than 1 more contrast."""
+    """Blends the image with its mean grey. Factor 0 gives uniform grey, 1 the image, a larger factor more contrast."""
     return look_up(image, _blend_table(int(_mean_grey(image) + 0.5), factor))
 
 

@@ -1,4 +1,4 @@
-"""Pixels of an object in a rectangle of its image, which need far less memory and time than a bitmap of the image."""
+"""Stores the pixels of an object in a rectangle, with far less memory and time than a bitmap of the whole image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from focalnet_jax.data.segments import Segment, Size, encoding_of, text_of_count
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """The pixels of an object in a rectangle of an image. Outside of it, there are none.
+    """The pixels of an object in a rectangle of an image. No pixel outside the rectangle belongs to the object.
 
     Attributes:
       top: first row of the rectangle.
@@ -33,11 +33,11 @@ class Cutout:
         return out
 
     def gathered(self, rows: np.ndarray, columns: np.ndarray) -> Cutout:
-        """Returns the object in an image that repeats rows and columns of this one, as a resize or a crop does.
+        """Returns the object in an image made of rows and columns of this one, such as a crop or a nearest resize.
 
         Args:
-          rows: row of this image for each row of the other one, `[H]`, ascending.
-          columns: column of this image for each column of the other one, `[W]`, ascending, or descending if the other
+          rows: row of this image for each row of the new image, `[H]`, ascending.
+          columns: column of this image for each column of the new image, `[W]`, ascending, or descending if the new
             image is mirrored.
         """
         height, width = self.pixels.shape
@@ -67,13 +67,13 @@ def cutout_of(segment: Segment, size: Size) -> Cutout:
     if not width * height:
         return Cutout(0, 0, np.zeros((0, 0), bool))
     pixels = mask.decode(encoding)[top : top + height, left : left + width]
-    return Cutout(top, left, pixels.astype(bool))  # in the order of the columns, which is faster
+    return Cutout(top, left, pixels.astype(bool))  # stored by columns, which is faster
 
 
 def encode_cutout(cutout: Cutout, size: Size) -> dict[str, Any]:
     """Returns the compressed run-length encoding of an object in an image, equal to that of `encode_bitmap`."""
     height, width = cutout.pixels.shape
-    framed = np.zeros((width, height + 2), np.int8)  # column by column, as the runs
+    framed = np.zeros((width, height + 2), np.int8)  # column by column, like the runs
     framed[:, 1:-1] = cutout.pixels.T
     steps = np.diff(framed, axis=1)
     columns, rows = np.nonzero(steps)  # a run begins, ends, begins, ...

@@ -49,10 +49,11 @@ def decode(picture: Picture) -> np.ndarray:
 
     Grey, palette and CMYK images are converted to RGB, transparency is dropped, 16-bit grey is scaled to 8 bits.
     Animations and files with several pages are decoded to their first image. Like in torchvision and timm, the EXIF
-    orientation is not applied. Text, colour profiles, EXIF and trailing bytes are ignored, even if they are damaged.
+    orientation is not applied, except in TIFFs, where Pillow applies it. Text, colour profiles, other EXIF and trailing
+    bytes are ignored, even if they are damaged.
 
     Raises:
-      UnreadableImageError: the image cannot be read or decoded, or has more than `MAX_PIXELS` pixels.
+      UnreadableImageError: the image cannot be read or decoded, or exceeds `MAX_PIXELS` or `MAX_SCANS`.
       RunFailedError: the storage fails.
     """
     if isinstance(picture, np.ndarray):
@@ -66,7 +67,7 @@ def read_file(path: str | Path) -> bytes:
     """Returns the content of an image file.
 
     Raises:
-      UnreadableImageError: the file cannot be opened, is a device, or has more than `MAX_BYTES` bytes.
+      UnreadableImageError: the file is missing, is a folder or a device, is not readable, or exceeds `MAX_BYTES`.
       RunFailedError: the storage fails.
     """
     try:
@@ -98,7 +99,7 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
 
 
 def _most_scans(encoded: bytes) -> int:
-    """Returns the number of markers that start a scan, in a fraction of the time of `bytes.count`."""
+    """Returns an upper bound of the number of scans, in a fraction of the time of `bytes.count`."""
     values = np.frombuffer(encoded, np.uint8)
     return np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA))
 

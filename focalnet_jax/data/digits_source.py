@@ -17,7 +17,7 @@ _DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"  # one row per image: 64 nu
 class DigitsSource:
     """The 1797 handwritten digits in scikit-learn (UCI ML repository), 8x8 grey images of 10 classes.
 
-    Split `val` has every fourth image, in the order of the classes. Split `train` has the others.
+    Split `val` has every fourth of the images sorted by class. Split `train` has the others.
 
     Raises:
       UserError: the split does not exist.

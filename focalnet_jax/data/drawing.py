@@ -22,7 +22,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def at_least(side: int, image: np.ndarray, most: int | None = None) -> np.ndarray:
     """Returns an image `[H, W, 3]` enlarged by repeating pixels, so that both sides have at least `side` pixels.
 
-    No side becomes longer than `most` pixels. The other side may then stay shorter than `side` pixels.
+    The image is not enlarged beyond `most` pixels on its longer side, even if its shorter side then stays below `side`.
     """
     times = -(-side // min(image.shape[:2]))
     if most is not None:
@@ -52,5 +52,5 @@ def in_a_row(images: Sequence[np.ndarray], titles: Sequence[str] = ()) -> np.nda
 
 
 def font_for(width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns a font that can be read in an image of this width in pixels."""
+    """Returns a font that is readable in an image of `width` pixels."""
     return ImageFont.load_default(size=max(_LEAST_FONT, round(_FONT_SHARE * width)))

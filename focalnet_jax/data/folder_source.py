@@ -29,7 +29,8 @@ class FolderSource:
       note: the numbers of unused files of the split by kind, or an empty string if all files are used.
 
     Raises:
-      UserError: the path, the split or its class folders are missing, contain no images, or have a different layout.
+      UserError: the path, the split or its class folders are missing, the split has no images, or the layout is
+        different.
     """
 
     def __init__(self, path: str | None, split: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Suffixes of the supported formats, by Pillow's names of the formats. Other formats that Pillow knows are left out if
-# it starts another program to decode them (EPS: Ghostscript), if they need Windows (WMF), or if arbitrary bytes are
+# Pillow starts another program to decode them (EPS: Ghostscript), if they need Windows (WMF), or if arbitrary bytes are
 # easily mistaken for them.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
@@ -150,7 +150,8 @@ def detect_type(encoded: bytes) -> tuple[FileType | None, bytes]:
     """Detects the type of a file from its content.
 
     Returns:
-      The type, or None if it is unknown; and `encoded`, without any white space and byte order mark before an image.
+      The type, or None if it is unknown; and `encoded`, without any white space, zero bytes and byte order mark before
+      a JPEG, PNG, GIF or WebP.
     """
     if not encoded:
         return _EMPTY, encoded

@@ -1,7 +1,7 @@
 """Resizes, crops and mirrors images and label maps together, with the same pixels as OpenCV.
 
-OpenCV's bilinear filter does not widen when an image shrinks, and its fixed-point arithmetic differs from Pillow's, so
-the pixels differ from those of `pixels.resize`. mmsegmentation and mmdetection resize with OpenCV.
+mmsegmentation and mmdetection resize with OpenCV. OpenCV's bilinear filter does not antialias, and its fixed-point
+arithmetic differs from Pillow's, so the pixels differ from those of `pixels.resize`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Placement:
     def image(self, image: np.ndarray, canvas: tuple[int, int] | None = None) -> np.ndarray:
         """Returns the crop of an image, resampled bilinearly.
 
-        The pixels equal those of `cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)`.
+        The pixels equal those of `cv2.resize(image, full[::-1], interpolation=cv2.INTER_LINEAR)`, then cropped and
+        mirrored.
 
         Args:
           image: whole image before the resize, `[H, W, 3]` uint8.
@@ -79,7 +80,8 @@ class Placement:
     def labels(self, labels: np.ndarray, canvas: tuple[int, int] | None = None, fill: int = 0) -> np.ndarray:
         """Returns the crop of a label map, resampled by nearest neighbour.
 
-        The labels equal those of `cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)`.
+        The labels equal those of `cv2.resize(labels, full[::-1], interpolation=cv2.INTER_NEAREST)`, then cropped and
+        mirrored.
 
         Args:
           labels: whole label map before the resize, `[H, W]` of integers.
@@ -103,7 +105,13 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _between(size: int, full: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the neighbours of outputs along an axis, for `count` of the `full` outputs, starting at `first`.
+    """Returns the two inputs between which each output lies along an axis, for outputs `first` to `first + count - 1`.
+
+    Args:
+      size: number of inputs.
+      full: number of all outputs.
+      first: first output.
+      count: number of outputs.
 
     Returns:
       The index of the input before each output, `[count]` int64, from -1 to `size` - 1; and the weights of this input
@@ -118,10 +126,10 @@ def _between(size: int, full: int, first: int, count: int) -> tuple[np.ndarray, 
 
 
 def _columns(size: int, full: int, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the offsets in a row of bytes, `[count]` uint64, and the weights of `_between`.
+    """Returns the byte offset of the left input of each output in a row, `[count]` uint64, and the weights of both.
 
-    At the border, where an output has only one neighbour, this neighbour has the weight 1. (Along a column, OpenCV
-    repeats the neighbour instead.)
+    The arguments are those of `_between`. At the border, where an output has only one neighbour, this neighbour has the
+    weight 1. (Along a column, OpenCV repeats the neighbour instead.)
     """
     before, weights = _between(size, full, first, count)
     weights[:, before < 0] = [[_ONE], [0]]
@@ -136,10 +144,10 @@ def _nearest(size: int, full: int, first: int, count: int) -> np.ndarray:
 
 @numba_compiled
 def _resample(image, rows, row_weights, offsets, weights, out):  # pragma: no cover - compiled
-    """Writes the outputs of `rows` `[2, h]` and of the columns at `offsets` `[w]` to the upper left of `out`."""
+    """Interpolates `rows` `[2, h]` and the columns at byte `offsets` `[w]`; writes to the upper left of `out`."""
     width = offsets.size
-    sums = np.empty((2, 3 * width), np.uint16)  # two rows, resampled along the row
-    held = np.full(2, -1, np.int64)  # numbers of the rows in `sums`; an output needs neighbouring rows
+    sums = np.empty((2, 3 * width), np.uint16)  # two rows of the image, resampled horizontally
+    held = np.full(2, -1, np.int64)  # indices of the rows in `sums`; an output needs two consecutive rows
     next_red, next_green, next_blue = np.uint64(3), np.uint64(4), np.uint64(5)
     for y in range(rows.shape[1]):
         for k in range(2):
@@ -162,7 +170,7 @@ def _resample(image, rows, row_weights, offsets, weights, out):  # pragma: no co
 
 @numba_compiled
 def gather(labels, rows, columns, out):  # pragma: no cover - compiled
-    """Writes `labels[rows][:, columns]` to `out`, for an array `[H, W]`."""
+    """Writes `labels[rows][:, columns]` of an array `labels` `[H, W]` to the upper left of `out`."""
     for y in range(rows.size):
         row, to = labels[rows[y]], out[y]
         for x in range(columns.size):

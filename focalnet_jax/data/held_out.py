@@ -28,7 +28,7 @@ class Part:
       whole: source that contains the subset.
       names: paths of all files of the source, relative to the folder that contains the class folders.
       indices: indices in the source of the examples of the subset, `[M]`.
-      description: description of the subset.
+      description: description of the subset, for messages.
     """
 
     def __init__(self, whole: Source, names: Sequence[str], indices: np.ndarray, description: str):
@@ -55,8 +55,8 @@ def open_split(data: ConfigDict | FrozenConfigDict, split: str) -> Source:
     """Opens a split of the data set that a config's `data` section describes.
 
     If `data.held_out` is set and a folder source has no folder for `data.eval_split`, the training images are divided
-    into training and evaluation images. Such a folder may contain the class folders directly (`PATH/CLASS/*.jpg`)
-    instead of `PATH/train/CLASS/*.jpg`. Parquet files and WebDataset shards are divided by `ShardedSource`.
+    into training and evaluation images. `data.path` may then contain the class folders directly (`PATH/CLASS/*.jpg`
+    instead of `PATH/train/CLASS/*.jpg`). Parquet files and WebDataset shards are divided by `ShardedSource`.
 
     Raises:
       UserError: the source cannot be opened, the folder contains an evaluation split under a different name, or no
@@ -126,9 +126,10 @@ def choose(names: Sequence[str], labels: np.ndarray, share: float) -> np.ndarray
     """Chooses examples to hold out, by hashes of their names.
 
     An example is held out if its hash is below `share`, with two exceptions. The image with the highest hash of a class
-    is always kept. If the class has more images, the one with the lowest hash is always held out.
+    is never held out. If the class has more images, the one with the lowest hash is always held out.
 
-    More images in a class do not change the choice of the others, unless one of them has the lowest or highest hash.
+    Adding images to a class does not change which of the previous images are held out, unless an added image has the
+    lowest or highest hash of the class.
 
     Args:
       names: file names of all examples.

@@ -11,7 +11,7 @@ Batch = dict[str, np.ndarray]
 
 
 class EvalHost(Protocol):
-    """Converts the examples of a source to arrays without a batch axis, whose shapes are fixed in training.
+    """Converts an example of a source to arrays without a batch axis.
 
     A host is pickled and sent to reader processes. It therefore uses only NumPy, and its module does not import JAX.
     """
@@ -24,9 +24,9 @@ class EvalHost(Protocol):
         """
 
     def groups(self, source: Any) -> Sequence[Sequence[int]]:
-        """Returns the indices of the examples whose arrays for evaluation have equal shapes, for each shape.
+        """Groups the examples by the shapes of their arrays for evaluation, and returns the indices of each group.
 
-        Every index is in one group. Hosts that produce equal shapes return one group.
+        Every index is in one group. A host whose arrays always have the same shapes returns one group.
 
         Raises:
           UserError: the size of an image is needed and cannot be read.

@@ -21,6 +21,7 @@ def image_sizes(source: Any) -> list[tuple[int, int]]:
 
     Raises:
       UserError: an image cannot be read; the message names the image.
+      RunFailedError: the storage fails.
     """
 
     def size(index: int) -> tuple[int, int]:

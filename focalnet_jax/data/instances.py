@@ -17,7 +17,7 @@ class Instances:
       index: index of the image in its source.
       boxes: x1, y1, x2 and y2 of each object, `[n, 4]` float32; widths are x2 - x1.
       labels: class numbers, `[n]` int32.
-      crowd: whether each box is a crowd of several objects, `[n]` bool.
+      crowd: whether each box contains a crowd of several objects, `[n]` bool.
       areas: areas of the objects in square pixels, `[n]` float32; in COCO's files, areas of the masks.
       ids: ids of the annotations, `[n]` int64.
       segments: polygons or run-length encoding of each object, or None for a data set without masks.

@@ -1,4 +1,4 @@
-"""Matches the classes of a data set with the outputs of a classifier.
+"""Matches the classes of a data set to the outputs of a classifier.
 
 A data set and a classifier from different origins name their classes differently: by synset ids, numbers or words.
 `match_classes` finds the output of every class of the data set, and `relabelled.Relabelled` is the data set with these
@@ -28,7 +28,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Classes:
-    """Class names of the outputs of a classifier, in their order.
+    """Class names of the outputs of a classifier, in the order of the outputs.
 
     Attributes:
       names: names of all outputs, or of the first outputs if the others are unused.
@@ -51,8 +51,8 @@ class Classes:
     def synsets(self) -> tuple[str | None, ...]:
         """Synset id of each output, or None if it is unknown.
 
-        An id is the first of these that exists: the id in the name; the id at the same index of ImageNet's list, if
-        the names are in its order; the only class that the words of the name fit.
+        An id is the first of these that exists: the id in the name; the id that `_entries` returns; the id of the only
+        class of ImageNet-1K whose lemmas match the name, except classes that are the only match of another output.
         """
         named = [
             [synset] if (synset := synset_of(name) or entry) else find_by_words(synsets_by_lemma(NUM_1K).get, name)
@@ -64,7 +64,7 @@ class Classes:
 def _entries(names: tuple[str, ...]) -> Sequence[str | None]:
     """Returns the synset id of each name that matches the class at the same index in ImageNet's list.
 
-    Other names have None. All names have None if fewer than `_IN_ORDER` of them match.
+    The result is None for the other names, and for all names if less than a fraction `_IN_ORDER` of them match.
     """
     listed = class_list(len(names)) or ()
     found = [
@@ -80,8 +80,8 @@ class Matching:
     """The classifier output for each class of a data set.
 
     Attributes:
-      outputs: index of the output for each class, `[classes of the data]` int32; -1 for a class that the classifier
-        lacks and that has no examples.
+      outputs: index of the output for each class, `[classes of the data]` int32; -1 for a class that has no unique
+        match and is not in the argument `present` of `match_classes`.
       how: criterion of the match, such as "synset id"; empty if both sides have the same names in the same order.
     """
 
@@ -134,7 +134,7 @@ def match_classes(
       data: name of the data set in messages.
       classifier: name of the classifier in messages.
       numbers: whether class names that are numbers can be indices of outputs.
-      present: indices of the classes that must be found, such as the classes with examples; by default all classes.
+      present: indices of the classes that must have a match, such as the classes with examples; by default all.
       hint: sentence with a remedy for classes that cannot be matched.
       is_part: whether `classifier` describes a part of the outputs, such as "the first 1000 outputs of X".
 
@@ -174,7 +174,10 @@ def match_classes(
 
 
 def _are_outputs(names: Sequence[str], classes: Classes | None) -> bool:
-    """Returns whether names are indices of outputs: they are numbers, and no class names of the classifier."""
+    """Returns whether the names are indices of outputs.
+
+    They are if all names are numbers, unless the classifier's class names are all numbers too or contain all the names.
+    """
     if not are_numbers(names):
         return False
     return classes is None or not (are_numbers(classes.names) or set(names) <= set(classes.names))
@@ -237,7 +240,7 @@ class _Index:
                 self._synsets[synset].append(output)
             for key in keys_of(name) if synset_of(name) is None else ():
                 self._own[key].append(output)
-        # The smaller list if it contains all classes, because words have many more meanings in the larger list.
+        # The smaller list if it contains the synsets of all outputs, because words are more ambiguous in the larger.
         self._list = NUM_1K if self._synsets.keys() <= lemmas_by_synset(NUM_1K).keys() else NUM_22K
 
     def find(self, name: str) -> tuple[list[int | str], str]:

@@ -110,7 +110,7 @@ def walk(
 
     Args:
       folder: root of the tree.
-      enter: returns whether to read a subfolder with the given name.
+      enter: function that returns whether to read a subfolder with the given name.
 
     Raises:
       UserError: a folder is not readable, except folders for whose names `left_behind` is true.

@@ -1,9 +1,9 @@
 """Loads batches in an order that is a pure function of seed and step.
 
-The global stream has the example of a step and an index in the batch at position p = step * batch_size + index. This
-example and the random numbers of its augmentation depend only on seed and p. A run resumes from its step, and hosts
-read contiguous slices of every global batch. The stream is therefore the same for any number of hosts, processes and
-threads.
+The global stream is the sequence of all training examples. Its position p = step * batch_size + index has the example
+with this index in the batch of this step. The example and the random numbers of its augmentation depend only on seed
+and p. A run can therefore resume at any step, and the stream is the same for any number of hosts, processes and
+threads. Each process reads a part of every global batch.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ReadOptions:
 
     threads: int = 16  # threads per process that decode and augment
     workers: int = 0  # number of reader processes; 0 means that this process reads
-    stall_seconds: float = 300.0  # the run fails if no batch arrives for this time
+    stall_seconds: float = 300.0  # the run fails if no batch arrives for this time, see `prefetched`
     host: Places = HostPlaces()
     stopped: Callable[[], bool] = never  # the stream ends early if this returns True and no batch is ready
 
@@ -83,7 +83,7 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yields this host's slices of the global batches from step `start_step` up to, but excluding, `end_step`.
 
-    An example that cannot be read is replaced by the next readable example, by index or in its group.
+    An example that cannot be read is replaced by the next readable example, see `next_index`.
 
     Args:
       source: the examples.
@@ -98,8 +98,8 @@ def train_batches(
       reading: options that do not change the batches.
 
     Yields:
-      The arrays of `host.train_example`, `[B / hosts, ...]`, and `unreadable` `[B / hosts]` int64: the index of the
-      example that could not be read, or `READABLE`.
+      The arrays of `host.train_example`, `[B / hosts, ...]`, and `unreadable` `[B / hosts]` int64: the index of
+      the unreadable example that was replaced, or `READABLE`.
 
     Raises:
       UserError: too many examples in a row cannot be read.
@@ -133,8 +133,8 @@ def eval_batches(
       source: the examples.
       host: `EvalHost` that converts an example to arrays.
       batch_size: global batch size.
-      groups: indices of examples whose arrays have equal shapes, see `EvalHost.groups`. A batch contains examples of
-        one group. By default, there is one group.
+      groups: for each group, indices of examples whose arrays have equal shapes, see `EvalHost.groups`. A batch
+        contains examples of one group. By default, there is one group.
       reading: options that do not change the batches.
 
     Yields:
@@ -215,8 +215,8 @@ def _read(
                     if np.shape(value) != arrays[name].shape[1:]:
                         raise UserError(
                             f"{named(index * batch_size + row)} has {name} of the shape {list(np.shape(value))} in a "
-                            f"batch of the shape {list(arrays[name].shape[1:])}: its file states a wrong size: save "
-                            "the image again"
+                            f"batch of the shape {list(arrays[name].shape[1:])}, because its file states a wrong size: "
+                            "save the image again"
                         )
                     arrays[name][row] = value
 

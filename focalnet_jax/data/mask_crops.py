@@ -1,4 +1,4 @@
-"""Crops of the masks of objects with a fixed size in bytes, on the way to the devices."""
+"""Packs the masks of objects into crops of a fixed size in bytes, which are copied to the devices."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from focalnet_jax.data.pixels import numba_compiled
 def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the crop of an object's mask as bits, and the rectangle of the image that it covers.
 
-    Along an axis with at most `side` pixels, a cell of the crop is a pixel. Along a longer axis, a cell is the average
-    of pixels, and belongs to the object if the average is at least 0.5.
+    The crop has `side` x `side` cells. Along an axis on which the object has at most `side` pixels, a cell is a pixel,
+    and the remaining cells at the end are 0. Along a longer axis, the object is reduced to `side` cells. A cell is 1 if
+    the object covers at least half of its area.
 
     Args:
       mask: pixels of the object in a rectangle of the image, `[h, w]` of 0 and 1.
@@ -21,7 +22,7 @@ def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.nd
 
     Returns:
       Bits `[M, M / 8]` uint8, the first column in the highest bit; and x1, y1, x2, y2 of the smallest rectangle with
-      all pixels of the object, `[4]` float32. An empty mask has an empty rectangle at 0.
+      all pixels of the object, `[4]` float32, all 0 for an empty mask.
     """
     cells = np.zeros((side, side), bool)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -30,7 +31,8 @@ def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.nd
     inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = inside.shape
     if max(height, width) > side:
-        _reduce(inside.T, cells[: min(height, side), : min(width, side)].T)  # columns first, as objects are encoded
+        # Transposed, because the masks of objects are stored by columns.
+        _reduce(inside.T, cells[: min(height, side), : min(width, side)].T)
     else:
         cells[:height, :width] = inside
     frame = [left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1]
@@ -39,9 +41,9 @@ def packed_crop(mask: np.ndarray, left: int, top: int, side: int) -> tuple[np.nd
 
 @numba_compiled
 def _reduce(pixels, cells):  # pragma: no cover - compiled
-    """Writes to the cells whether at least half of their area is covered by pixels of 1.
+    """Sets each cell to whether pixels of value 1 cover at least half of its area.
 
-    Areas are whole numbers: an axis is divided into units, of which there are `cells` per pixel and `pixels` per cell.
+    Areas are integers: an axis of n pixels and m cells is divided into n * m units, m per pixel and n per cell.
     """
     (height, width), (rows, columns) = pixels.shape, cells.shape
     cell, here = np.empty(width, np.int64), np.empty(width, np.int64)  # of each column: its cell, and units in it

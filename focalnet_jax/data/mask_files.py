@@ -1,4 +1,4 @@
-"""Opens files of masks, in formats that keep the number of every pixel."""
+"""Opens masks in the file formats that keep the number of every pixel, PNG and TIFF."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from focalnet_jax.data.formats import detect_type
 from focalnet_jax.data.metadata import check_tiff, png_pixels_only
 
 COLOURED = ("RGB", "RGBA", "LA")  # Pillow's modes of masks that store colours
-_GREY = ("1", "L", "I;16", "I;16B", "I")
+_GREY = ("1", "L", "I;16", "I;16B", "I")  # Pillow's modes of grey masks
 _FORMATS = ("PNG", "TIFF")  # formats that keep every number; programs that write GIFs renumber the colours
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _BLACK_IS_ZERO, _RGB, _PALETTE = 1, 2, 3  # values of the tag _PHOTOMETRIC
@@ -23,7 +23,7 @@ class UnreadableMaskError(UnreadableImageError):
 
 
 def open_mask(encoded: bytes, *, as_colours: bool = False) -> Image.Image:
-    """Returns a decoded mask of Pillow's mode 1, L, I;16, I or P, which stores numbers, or RGB, RGBA or LA.
+    """Returns a decoded mask. Its mode is P or one of `_GREY` if it stores numbers, one of `COLOURED` for colours.
 
     Args:
       encoded: content of a file.
@@ -31,7 +31,7 @@ def open_mask(encoded: bytes, *, as_colours: bool = False) -> Image.Image:
         numbers.
 
     Raises:
-      UnreadableMaskError: the mask cannot be decoded, or its format is not suitable for masks.
+      UnreadableMaskError: the mask cannot be decoded or is too large, or its format is not suitable for masks.
     """
     kind, encoded = detect_type(encoded)
     if kind is None or kind.format is None:

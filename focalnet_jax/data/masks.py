@@ -20,7 +20,7 @@ from focalnet_jax.data.png import decode_numbers, stored_palette
 
 IGNORED = 255  # class number of pixels that count neither in the loss nor in metrics
 MOST_CLASSES = 254  # so that 255 is never a class, even if the stored numbers begin with 1
-_OUTSIDE = 254  # class number of stored numbers that have no class
+_OUTSIDE = 254  # marks pixels with a stored number or colour that has no class
 StoredMask = np.ndarray | bytes | str | Path  # integers `[H, W]`, encoded bytes, or the path of a file
 Colour = tuple[int, int, int]
 
@@ -46,19 +46,19 @@ class MaskCoding:
 
     @property
     def is_grey(self) -> bool:
-        """Whether all colours are grey. Grey masks then store colours, such as 0 and 255."""
+        """Whether all colours are grey. Masks then store these grey levels, such as 0 and 255, instead of numbers."""
         return bool(self.colours) and all(len(set(colour)) == 1 for colour in self.colours + self.ignored)
 
 
 def decode_pair(picture: Picture, stored: StoredMask, coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
     """Decodes an image to `[H, W, 3]` uint8 and its mask to `[H, W]` uint8, in the orientation of the stored image.
 
-    The EXIF orientation is not applied to the image, see `decode`. Most annotation programs write a mask of the size of
-    the turned image; such a mask is turned back. (mmsegmentation turns the image and never the mask.)
+    The EXIF orientation is not applied to the image, see `decode`. Most annotation programs apply it, so that the mask
+    has the size of the turned image; such a mask is turned back. (mmsegmentation turns the image and never the mask.)
 
     Raises:
-      UnreadableImageError: the image or the mask cannot be used, their sizes differ, or the EXIF orientation turns the
-        image without changing its size, so that the orientation of the mask is unknown.
+      UnreadableImageError: the image or the mask cannot be used, their sizes differ, or the EXIF orientation turns or
+        mirrors the image without changing its size, so that the orientation of the mask is unknown.
       RunFailedError: the storage fails.
     """
     if not isinstance(picture, np.ndarray | bytes):
@@ -85,13 +85,13 @@ def decode_pair(picture: Picture, stored: StoredMask, coding: MaskCoding) -> tup
 def decode_mask(stored: StoredMask, coding: MaskCoding) -> np.ndarray:
     """Decodes a mask to class numbers `[H, W]` uint8, with `IGNORED` for ignored pixels.
 
-    Palette and grey masks of 1 to 16 bits store numbers, with 255 for ignored pixels. Masks with three channels store
-    colours; so do grey masks if all colours of the coding are grey. Transparency is dropped. An array `[H, W]` of
-    integers stores numbers.
+    Palette masks, grey masks and arrays `[H, W]` of integers store numbers, with 255 for ignored pixels. Masks with
+    several channels store colours. If all colours of the coding are grey, all masks except arrays store colours.
+    Transparency is dropped.
 
     Raises:
-      UnreadableMaskError: the mask cannot be decoded, its format may change labels (JPEG), or it contains a number or
-        colour that is not in the class list.
+      UnreadableMaskError: the mask cannot be decoded, its format is neither PNG nor TIFF and may change labels, or it
+        contains a number or colour that is not in the class list.
       RunFailedError: the storage fails.
     """
     try:
@@ -174,7 +174,7 @@ def _refuse_labels(numbers: np.ndarray, outside: np.ndarray, coding: MaskCoding)
 
 @cache
 def _codes(coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sorted codes of all colours, and the class number of each."""
+    """Returns the codes 65536 red + 256 green + blue of all colours, sorted, and the class number of each."""
     colours = np.array(coding.colours + coding.ignored) @ (65536, 256, 1)
     classes = np.array([*range(len(coding.colours)), *[IGNORED] * len(coding.ignored)], np.uint8)
     order = np.argsort(colours)
@@ -182,7 +182,7 @@ def _codes(coding: MaskCoding) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _classes_by_colour(pixels: np.ndarray, coding: MaskCoding) -> np.ndarray:
-    """Returns the class numbers of colours, `[H, W, 3]` integers."""
+    """Returns the class numbers `[H, W]` uint8 of the colours `[H, W, 3]` of a mask."""
     sorted_codes, classes = _codes(coding)
     out = np.empty(pixels.shape[:2], np.uint8)
     unknown = _translate_colours(pixels.astype(np.int32, copy=False), sorted_codes, classes, out)
@@ -191,14 +191,15 @@ def _classes_by_colour(pixels: np.ndarray, coding: MaskCoding) -> np.ndarray:
         colour = " ".join(map(str, pixels[row, column].tolist()))
         raise UnreadableMaskError(
             f"it has the colour {colour} (row {row}, column {column}; {unknown} pixels with such colours), which is "
-            "not in the class list: add the colour, under the name ignored if it is no class, or correct the mask"
+            'not in the class list: add the colour to the list (with the name "ignored" if its pixels belong to no '
+            "class), or correct the mask"
         )
     return out
 
 
 @numba_compiled
 def _translate_colours(pixels, sorted_codes, classes, out):  # pragma: no cover - compiled
-    """Writes the class of every colour `[H, W, 3]` to `out` `[H, W]` and returns the number of unknown colours."""
+    """Writes the class of every pixel `[H, W, 3]` to `out` `[H, W]`; returns the number of pixels without a class."""
     unknown, before, label = 0, -1, _OUTSIDE
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
@@ -213,9 +214,9 @@ def _translate_colours(pixels, sorted_codes, classes, out):  # pragma: no cover 
 
 
 def _check_palette(palette: np.ndarray, numbers: Sequence[int], coding: MaskCoding) -> None:
-    """Raises `UnreadableMaskError` if one of the stored numbers has the colour of another class in the class list.
+    """Raises `UnreadableMaskError` if the palette gives a stored number the colour of another class.
 
-    Programs that convert an RGB mask to a palette number the colours arbitrarily.
+    This happens if a program converts an RGB mask to a palette mask, because it numbers the colours arbitrarily.
     """
     first = int(coding.reduce_zero_label)
     listed = {colour: number + first for number, colour in enumerate(coding.colours)}
@@ -232,7 +233,7 @@ def _check_palette(palette: np.ndarray, numbers: Sequence[int], coding: MaskCodi
 
 
 def _orientation(encoded: bytes) -> int:
-    """Returns the EXIF orientation that `decode` does not apply, from 1 (upright) to 8."""
+    """Returns the EXIF orientation that `decode` does not apply, from 2 to 8, or 1 if there is none."""
     kind, encoded = detect_type(encoded)
     if kind is None or kind.format in (None, "TIFF") or (kind.format == "JPEG" and b"Exif\0" not in encoded[: 2**17]):
         return 1  # Pillow turns TIFFs

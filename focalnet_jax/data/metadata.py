@@ -93,8 +93,8 @@ def scans(jpeg: bytes) -> int:
 def check_tiff(encoded: bytes, most_pixels: int) -> str:
     """Returns the reason not to decode a TIFF, or an empty string if there is no such reason.
 
-    Pillow copies the value of every tag, which may be as large as the file, and allocates tiles of any size. For a
-    camera's raw file, Pillow would decode only the preview. This function reads only the tags of the first page.
+    Pillow copies the value of every tag, which may be as large as the file, and allocates tiles of any size. It
+    would decode only the preview of a camera's raw file. This function reads only the tags of the first page.
     """
     tags, size = {}, 0
     for tag, bytes_, value in _tags(encoded):
@@ -110,9 +110,9 @@ def check_tiff(encoded: bytes, most_pixels: int) -> str:
 
 
 def _tags(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields the number of each tag, the size of its values in bytes, and its value.
+    """Yields the number of each tag of the first page, the size of its values in bytes, and its value.
 
-    The value is 0 unless it is a single integer that is stored in the tag itself.
+    The size is 0 if it exceeds the file. The value is 0 unless it is a single value that is stored in the tag itself.
     """
     order = "<" if encoded[:2] == b"II" else ">"
     big = encoded[2:4] in (b"\0+", b"+\0")

@@ -16,14 +16,14 @@ from focalnet_jax.data.balance import Balance
 from focalnet_jax.errors import UserError
 
 Groups = Sequence[Sequence[int]]
-"""Indices of the examples that a batch may combine, for each group. Every index is in one group."""
+"""Indices of the examples of each group. A batch contains examples of one group; every example is in one group."""
 
 
 def steps_per_epoch(examples: int, batch_size: int, groups: Groups | None = None) -> int:
     """Returns the number of batches in an epoch.
 
     Without groups, the examples that do not fill a batch are dropped, as in the published recipes of classification.
-    With groups, the last batch of each group is filled with further examples of the group, as in mmdetection.
+    With groups, the last batch of each group is filled by repeating examples of the group, as in mmdetection.
 
     Raises:
       UserError: the batch is larger than the data set.
@@ -57,8 +57,7 @@ def shuffled_index(
       repeats: number of consecutive copies of each example, as in repeated augmentation (arXiv 1901.09335). With more
         than one copy, an epoch has only a part of the examples.
       balance: class-balanced choice of the examples, or None to draw every example equally often.
-      groups: groups of examples, or None for batches of any examples. The examples of a batch are of one group. Groups
-        cannot be combined with `repeats` and `balance`.
+      groups: see `Groups`, or None for batches of any examples. With groups, `repeats` and `balance` are ignored.
     """
     if groups is not None:
         return _index_in_group(position, batch_size, seed, groups)
@@ -68,7 +67,10 @@ def shuffled_index(
 
 
 def next_index(index: int, examples: int, groups: Groups | None = None) -> int:
-    """Returns the index of the example that replaces the example at `index` if it cannot be read."""
+    """Returns the index of the example that replaces the unreadable example at `index`.
+
+    It is the next example, in the same group if there are groups; the first example follows the last.
+    """
     if groups is None:
         return (index + 1) % examples
     group = next(group for group in groups if index in group)
@@ -82,7 +84,7 @@ def _batches_of(groups: Groups, batch_size: int) -> list[int]:
 
 
 def _index_in_group(position: int, batch_size: int, seed: int, groups: Groups) -> int:
-    """Returns the index of the example at `position`: an epoch has the batches of all groups in a random order."""
+    """Returns the index of the example at `position`. An epoch has the batches of all groups in a random order."""
     counts = _batches_of(groups, batch_size)
     step, row = divmod(position, batch_size)
     epoch, place = divmod(step, sum(counts))
@@ -92,7 +94,7 @@ def _index_in_group(position: int, batch_size: int, seed: int, groups: Groups) -
         batch -= counts[number]
         number += 1
     group, offset = groups[number], batch * batch_size + row
-    turn, offset = divmod(offset, len(group))  # a group that does not fill its batches starts again
+    turn, offset = divmod(offset, len(group))  # the last batch continues with a new permutation of the group
     return int(group[_shuffled(offset, len(group), _epoch_seed(seed, epoch, 1 + number, turn))])
 
 
@@ -112,7 +114,7 @@ _generators = _Generators()
 
 
 def generator_at(seed: int, position: int) -> np.random.Generator:
-    """Returns this thread's generator, reset to the first random number for `seed` and `position`."""
+    """Returns this thread's generator, reset to the start of the random numbers of `seed` and `position`."""
     state = _generators.bits.state
     state["state"]["key"][:] = seed, position
     state["state"]["counter"][:] = 0

@@ -12,9 +12,9 @@ _GOLDEN = 0.618034  # step between the hues of consecutive classes, as a fractio
 
 
 def class_colours(count: int, palette: np.ndarray | Sequence[Any] | None = None) -> np.ndarray:
-    """Returns the colours of K classes `[K, 3]` uint8: those of a palette, then colours that differ in hue.
+    """Returns the colours of K classes `[K, 3]` uint8: those of `palette`, then colours that differ in hue.
 
-    A palette of more than K colours is not used.
+    A palette of more than K colours is ignored.
     """
     hues = (np.arange(count) * _GOLDEN) % 1
     colours = np.array([[round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)] for hue in hues], np.uint8)

@@ -1,4 +1,4 @@
-"""Resamples the mask of a box into its image, on the host, because images have different sizes."""
+"""Resamples the mask of a box to the pixels of its image, on the host, because images have different sizes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: f
     """Returns the pixels of an image at which the mask of a box is at least the threshold, `[*size]` bool.
 
     As in mmdetection, the mask is interpolated bilinearly at the centres of pixels, is 0 outside of the box, and is
-    computed in float32. If a box has no width or height, the pixels around it have the value at the mask's centre.
+    computed in float32. If a box has no width, the pixels beside it have the value of the mask's centre column; if it
+    has no height, that of the centre row. A box that is not finite has no pixels.
 
     Args:
       mask: probabilities `[h, w]` in the cells of the box.
       box: x1, y1, x2 and y2 in pixels, `[4]`.
       size: height and width of the image.
-      threshold: smallest probability of the returned pixels.
+      threshold: smallest probability of a pixel of the object.
     """
     return paste_cutout(mask, box, size, threshold).bitmap(size).astype(bool)
 
@@ -42,7 +43,7 @@ def _places(begin: np.float32, end: np.float32, length: int, cells: int) -> tupl
     """
     if not (np.isfinite(begin) and np.isfinite(end)):
         return 0, np.zeros(0, np.int64), np.zeros(0, np.float32)
-    # float64 holds the integers that are too large for int64
+    # Clipped as float64, because a coordinate may be too large for int64.
     first = int(min(max(np.floor(np.float64(begin)) - 1, 0), length))
     last = int(min(max(np.ceil(np.float64(end)) + 1, 0), length))
     centres = np.arange(first, max(last, first), dtype=np.float32) + np.float32(0.5)

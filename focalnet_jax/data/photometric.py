@@ -21,7 +21,7 @@ _S_SCALE, _H_SCALE = np.float32(255 << 12), np.float32((_HUES << 12) / 6)  # wit
 
 @dataclass(frozen=True)
 class Distortion:
-    """A change of colours. Parts that are None are left out.
+    """A change of colours. A change whose value is None is not made.
 
     Attributes:
       brightness: number added to all levels.
@@ -56,10 +56,10 @@ class Distortion:
 
 @dataclass(frozen=True)
 class Photometric:
-    """A distribution of `Distortion`: each part occurs with probability 0.5, and its value is drawn uniformly.
+    """A distribution of `Distortion`: each change is made with probability 0.5; its value is drawn uniformly.
 
     Attributes:
-      brightness: largest number that is added or subtracted.
+      brightness: largest number that is added to or subtracted from the levels.
       contrast: smallest and largest factor.
       saturation: smallest and largest factor.
       hue: largest angle, in units of 2 degrees; angles are at least `-hue` and less than `hue`.
@@ -148,7 +148,7 @@ def _shifted(red, green, blue, factor, angle, rounded):  # pragma: no cover - co
 
 @numba_compiled
 def _turn(image, height, width, before, after, saturate, factor, turn, angle):  # pragma: no cover - compiled
-    """Looks levels up in `before`, changes saturation, then hue, and looks the resulting levels up in `after`."""
+    """Maps levels by the table `before`, changes saturation, then hue, and maps the result by `after`, in place."""
     red, green, blue = np.empty(width, np.int32), np.empty(width, np.int32), np.empty(width, np.int32)
     whole = width // _LANES * _LANES  # OpenCV truncates the levels of whole groups of pixels, but rounds the others
     for y in range(height):

@@ -1,7 +1,7 @@
 """Resamples images `[H, W, 3]` uint8 with numba. Results are bitwise equal to Pillow's.
 
-This takes a fraction of Pillow's time, because loops run over rows instead of pixels. It releases Python's global
-interpreter lock.
+The compiled functions take a fraction of Pillow's time, because their loops run over rows instead of pixels. They
+release Python's global interpreter lock.
 """
 
 from __future__ import annotations

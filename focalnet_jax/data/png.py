@@ -20,8 +20,8 @@ def decode_numbers(encoded: bytes) -> np.ndarray | None:
     """Returns the stored numbers of a PNG, `[H, W]` uint8: levels, or indices of its palette.
 
     PNGs with 8 bits are supported, grey or with a palette. The result is None for other PNGs, for animations,
-    interlaced and damaged PNGs, and for PNGs of more than `MAX_PIXELS` pixels. Pillow then decodes the PNG, or raises
-    an error.
+    interlaced and damaged PNGs, and for PNGs of more than `MAX_PIXELS` pixels. The caller then uses Pillow, which
+    decodes the PNG or raises an error.
     """
     chunks = list(_chunks(encoded))
     header, names = b"".join(content for name, content in chunks if name == b"IHDR"), {name for name, _ in chunks}
@@ -61,7 +61,7 @@ def _decompress(stored: bytes, out: np.ndarray) -> bool:
 
 
 def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yields names and contents of the chunks before the first damaged chunk."""
+    """Yields names and contents of the chunks before IEND or the first damaged chunk."""
     offset = len(_SIGNATURE)
     if encoded[:offset] != _SIGNATURE:
         return
@@ -77,7 +77,7 @@ def _chunks(encoded: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 @numba_compiled
 def _add_predictions(lines, above, out):  # pragma: no cover - compiled
-    """Writes the pixels of lines `[h, 1 + W]`, which begin with the type of prediction, to `out` `[h, W]`.
+    """Decodes lines `[h, 1 + W]`, each a filter type and the filtered pixels, and writes the pixels to `out` `[h, W]`.
 
     `above` is the row above the first line, `[W]`.
     """

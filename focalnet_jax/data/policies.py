@@ -32,7 +32,7 @@ def _signed(value: float, rng: Rng) -> float:
 
 
 def _enhancement(magnitude: float, rng: Rng) -> float:
-    """Draws the factor of an enhancement. A factor of 1 has no effect; its distance from 1 grows with magnitude."""
+    """Draws the factor of an enhancement. Factor 1 has no effect; the difference to 1 grows with the magnitude."""
     return max(0.1, 1 + _signed(0.9 * magnitude / _TOP, rng))
 
 
@@ -108,7 +108,7 @@ _INCREASING = (
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Applies `layers` operations, drawn uniformly with replacement, each with `probability` (arXiv 1909.13719).
+    """Draws `layers` operations uniformly with replacement, and applies each with `probability` (arXiv 1909.13719).
 
     Attributes:
       magnitude: mean of the magnitudes.
@@ -154,7 +154,10 @@ def three_augment(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """Changes brightness, contrast and saturation by factors in [1 - strength, 1 + strength], in random order."""
+    """Changes brightness, contrast and saturation in random order.
+
+    Each factor is uniform in [max(0, 1 - strength), 1 + strength].
+    """
 
     strength: float
 

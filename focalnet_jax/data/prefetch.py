@@ -26,11 +26,11 @@ def prefetched(
     Args:
       batches: the batches.
       in_processes: whether reader processes make the batches.
-      stall_seconds: longest time without a batch.
+      stall_seconds: longest time without a batch or downloaded bytes of the data.
       stopped: function that returns whether to end early if no batch is ready.
 
     Raises:
-      RunFailedError: a reader process died, or no batch arrived for `stall_seconds`.
+      RunFailedError: a reader process died, or nothing arrived for `stall_seconds`.
     """
 
     def take() -> Batch | None:
@@ -69,7 +69,7 @@ def _result(
     while not wait([pending], timeout=min(_LISTEN_SECONDS, stall_seconds)).done:
         if stopped():
             return None
-        if (latest := last_arrival()) != arrival:  # data of the batch are being downloaded
+        if (latest := last_arrival()) != arrival:  # the data are being downloaded
             deadline, arrival = time.monotonic() + stall_seconds, latest
         if time.monotonic() > deadline:
             raise RunFailedError(

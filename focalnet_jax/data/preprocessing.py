@@ -77,7 +77,7 @@ class Preprocessing:
         return tuple(math.floor(side / (self.crop_pct or 1)) for side in self.size)
 
     def at(self, size: tuple[int, int]) -> Preprocessing:
-        """Returns the same preprocessing for a different output size. The crop keeps the same fraction."""
+        """Returns the preprocessing for another output size. The crop keeps the same fraction of the resized image."""
         if size == self.size:
             return self
         if self.crop_pct is not None:
@@ -86,9 +86,9 @@ class Preprocessing:
         return dataclasses.replace(self, size=size, resized=tuple(new * large // old for new, large, old in share))
 
     def crop_start(self, large: int, small: int) -> int:
-        """Returns the first pixel of a centred crop of side `small` in an image of side `large`.
+        """Returns the index along an axis at which a centred crop of `small` pixels starts in `large` pixels.
 
-        It is negative if the crop is larger than the image.
+        The index is negative if the crop is larger than the image.
         """
         if self.rounding == "down":
             return (large - small) // 2
@@ -156,7 +156,7 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
     Only the key `image_size` is required; other missing keys have their defaults.
 
     Raises:
-      UserError: keys contradict each other.
+      UserError: keys contradict each other, such as an `eval_resize` below `image_size`.
     """
     size, resized = sides(data["image_size"]), data.get("eval_resize")
     mode = data.get("eval_resize_mode") or "shorter"
@@ -183,7 +183,7 @@ def from_config(data: Mapping[str, Any]) -> Preprocessing:
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns height and width of a size that is one number, for a square, or a pair."""
+    """Returns the height and width of a size, which is one number for a square, or a pair."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
@@ -237,7 +237,7 @@ def checked(how: Preprocessing, place: str = "preprocessing: ") -> Preprocessing
     for name in ("size", "target"):  # in this order, because target depends on size
         sides = getattr(how, name)
         if not (isinstance(sides, tuple) and len(sides) == 2 and all(map(is_side, sides))):
-            raise UserError(f"{place}{name} is {sides!r}; expected 1 to {LARGEST_SIDE} pixels, height and width")
+            raise UserError(f"{place}{name} is {sides!r}; expected a height and width of 1 to {LARGEST_SIDE} pixels")
     if not (
         isinstance(how.fill, tuple)
         and len(how.fill) == 3
@@ -267,7 +267,7 @@ def normalization(mean: Any, std: Any, place: str, scale: float = 1.0) -> Normal
       scale: largest pixel value in the units of mean and std, such as 255.
 
     Raises:
-      UserError: a value is NaN, infinite or not positive, or there are not three channels.
+      UserError: a value is not a finite number, std is not positive, or there are not three channels.
     """
     parts = []
     for name, value in (("mean", mean), ("std", std)):

@@ -61,9 +61,9 @@ def labels_present(source: Source) -> np.ndarray:
 
 
 def outputs_present(source: Source) -> set[int]:
-    """Returns the outputs of the data's classes.
+    """Returns the labels of a data set's classes. For `Relabelled`, they are outputs of the classifier.
 
-    Classes without examples are left out, if they can be found without reading the examples.
+    Classes without examples are left out if the source has an attribute `labels`.
     """
     if hasattr(source, "labels"):
         return set(labels_present(source).tolist())

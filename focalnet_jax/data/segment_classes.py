@@ -1,4 +1,4 @@
-"""The classes of segmentation with their colours: a user's class list, and that of ADE20K."""
+"""The classes of segmentation and their colours, from a user's class list or the list of ADE20K."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SegmentClasses:
 
     Attributes:
       names: name of each class.
-      colours: colour of each class, or empty.
+      colours: colour of each class; empty if the classes have no colours.
       ignored: colours of ignored pixels in masks that store colours.
     """
 
@@ -43,11 +43,11 @@ class SegmentClasses:
 
     @property
     def palette(self) -> np.ndarray | None:
-        """Colours of the classes, `[K, 3]` uint8, or None."""
+        """Colours of the classes, `[K, 3]` uint8, or None if the classes have no colours."""
         return np.array(self.colours, np.uint8) if self.colours else None
 
     def coding(self, reduce_zero_label: bool) -> MaskCoding:
-        """Returns the coding of masks of these classes. Colours that are not unique are used only for drawing."""
+        """Returns the coding of masks of these classes. If a colour is repeated, masks store numbers, not colours."""
         colours = self.colours + self.ignored
         unique = bool(self.colours) and len(set(colours)) == len(colours)
         return MaskCoding(
@@ -63,9 +63,9 @@ def ade20k_classes() -> SegmentClasses:
 
 
 def read_segment_classes(path: str | Path) -> SegmentClasses:
-    """Returns the classes in a file.
+    """Returns the classes in a file, or those of ADE20K if `path` is "ade20k".
 
-    Formats: every form of `class_files.read_classes`; or lines `NAME RED GREEN BLUE` or `RED GREEN BLUE NAME`,
+    Formats: those of `class_files.read_classes`; or lines `NAME RED GREEN BLUE` or `RED GREEN BLUE NAME`,
     separated by white space, commas or semicolons. Lines with the name `ignored` give colours of ignored pixels.
 
     Raises:
@@ -92,7 +92,7 @@ def _coloured(lines: Sequence[str]) -> bool:
 
 
 def _with_colours(lines: Sequence[str], path: str | Path) -> SegmentClasses:
-    """Returns the classes of lines with colours; raises `UserError` if a line has no colour."""
+    """Returns the classes in lines with colours; raises `UserError` if a line has no valid colour."""
     if _HEADER.fullmatch(lines[0]):  # as in CamVid's class_dict.csv
         lines = lines[1:]
     form = _COLOUR_FIRST if all(_COLOUR_FIRST.fullmatch(line) for line in lines) else _NAME_FIRST

@@ -1,8 +1,8 @@
-"""Outlines and run-length encodings of objects: bitmaps equal to pycocotools', resizing, mirroring and cropping.
+"""Decodes, resizes, mirrors and crops the segments of objects. Bitmaps are equal to those of pycocotools.
 
-A segment is either a list of polygons, each `[2 n]` or a list of x1, y1, x2, y2, ..., whose union is the object; or a
-run-length encoding `{"size": [height, width], "counts": ...}`. The counts are the lengths of alternating runs of 0 and
-1 down the columns, beginning with 0, as a list of integers or in COCO's compressed text.
+A segment is either a list of polygons whose union is the object, each with the coordinates x1, y1, x2, y2, ... as an
+array or list; or a run-length encoding `{"size": [height, width], "counts": ...}`. The counts are the lengths of
+alternating runs of 0 and 1 down the columns, beginning with 0, as a list of integers or in COCO's compressed text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 Size = tuple[int, int]  # height and width in pixels
 Segment = Sequence[Any] | Mapping[str, Any]
 
-LEAST_NUMBERS = 6  # in a polygon: three points
+LEAST_NUMBERS = 6  # smallest number of coordinates in a polygon, for three points
 _DAMAGED = "a damaged run-length encoding"
 
 
@@ -31,7 +31,8 @@ def bitmap(segment: Segment, size: Size) -> np.ndarray:
       size: height and width of the image.
 
     Raises:
-      UnreadableSegmentError: the encoding is damaged or of another size, or a polygon has fewer than three points.
+      UnreadableSegmentError: the encoding is damaged or of another size, or a polygon is invalid, such as one with
+        fewer than three points.
     """
     from hotcoco import mask  # takes time to import, and data without masks do not need it
 
@@ -67,7 +68,7 @@ def encode_bitmap(pixels: np.ndarray) -> dict[str, Any]:
 
 
 def text_of_counts(counts: Sequence[int] | np.ndarray, size: Size) -> str:
-    """Returns the compressed text of the lengths of runs in an image of height and width `size`."""
+    """Returns the compressed text of run lengths in an image of height and width `size`."""
     from hotcoco import mask  # see `bitmap`
 
     return mask.frPyObjects({"size": list(size), "counts": [int(count) for count in counts]}, *size)["counts"].decode()
@@ -170,11 +171,11 @@ def _encoded(segment: Mapping[str, Any], size: Size) -> dict[str, Any]:
 def compressed_counts(text: bytes) -> list[int]:
     """Returns the lengths of runs that COCO's compressed text encodes.
 
-    A character has five bits of a number. From the fourth length on, the number is the difference from the length two
-    places before.
+    Each character has five bits of a number. The first three numbers are lengths; every later number is the difference
+    between its length and the second length before it.
 
     Raises:
-      UnreadableSegmentError: the text is cut short or contains other characters.
+      UnreadableSegmentError: the text is cut short or contains invalid characters.
     """
     counts: list[int] = []
     value = shift = 0

@@ -39,7 +39,7 @@ from focalnet_jax.storage.address import CACHE
 
 _INDICES = "indices"  # folder in the cache
 _ONE_SHARD = 2**62  # bytes
-# Words of messages of `data.prepare`, and the words for a config.
+# Parts of messages of `data.prepare`, and their replacements, which name config keys instead of flags.
 _IN_A_CONFIG = (
     ("--source ", "data.path="),
     ("--image-column ", "--config.data.image_column="),
@@ -52,10 +52,10 @@ _IN_A_CONFIG = (
 
 @dataclass(frozen=True)
 class _Indexed:
-    """The files at a path, with their indices."""
+    """The shards or Parquet files at a path, which are called containers, with their indices."""
 
     sources: Sources
-    paths: tuple[Path, ...]  # file of each container's index
+    paths: tuple[Path, ...]  # index file of each container
     indices: tuple[Index, ...]
     classes: tuple[str, ...]
 
@@ -63,13 +63,13 @@ class _Indexed:
 class ShardedSource:
     """A split of a data set in WebDataset shards or Parquet files.
 
-    The examples are in the order of the same data prepared by `data.prepare`, so that training reads the same batches.
+    Training reads the same batches as from the same data prepared by `data.prepare`, because the order is the same.
 
     Args:
       kind: "parquet" or "webdataset".
       path: a folder, a file, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER].
       split: name of the split.
-      held_out: fraction of the training images that are the split val, if the files contain no such split.
+      held_out: fraction of the training images that form the split val, if the files contain no such split.
       columns: Parquet columns of images and of labels, or None to find them by type and name.
       cache: folder for the indices.
 
@@ -122,7 +122,7 @@ class ShardedSource:
             str(spool_of(index)) if container.spooled else container.path
             for container, index in zip(indexed.sources.containers, indexed.paths, strict=True)
         ]
-        self._members = members[chosen]  # [N, 2]: container, member of its index
+        self._members = members[chosen]  # [N, 2]: number of the container, index of the member in it
         self._where, self.labels = _read_members(indexed, self._members)
         digests = (index.digest() for index in indexed.indices)
         self.fingerprint = fingerprint_of([kind, chosen, str(held_out), *self.class_names, *digests])
@@ -149,7 +149,7 @@ class ShardedSource:
 
 
 def _read_members(indexed: _Indexed, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns offset and size in bytes, `[N, 2]` int64, and the label, `[N]` int32, of members `[N, 2]`."""
+    """Returns offset and size in bytes, `[N, 2]` int64, and the label, `[N]` int32, of each of `members`, `[N, 2]`."""
     where, labels = np.zeros((len(members), 2), np.int64), np.zeros(len(members), np.int32)
     outputs = {name.encode(): label for label, name in enumerate(indexed.classes)}
     order = np.argsort(members[:, 0], kind="stable")
@@ -184,10 +184,10 @@ def _indexed(kind: str, path: str, columns: tuple[str | None, str | None], cache
 
 @contextlib.contextmanager
 def _cache_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that creates a folder of the cache and locks it, so that one process of a machine indexes.
+    """Context manager that creates a folder of the cache and locks it, so that only one process per host indexes.
 
     Raises:
-      UserError: the folder cannot be written, the disk is full, or another file cannot be read.
+      UserError: the folder cannot be written, the disk is full, or a file of the data cannot be read.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,9 +225,9 @@ def _index_missing(sources: Sources, paths: Sequence[Path], folder: Path) -> Non
 
 @contextlib.contextmanager
 def _for_configs() -> Iterator[None]:
-    """Context manager that prints notes of `data.prepare` to stderr, with keys of a config instead of flags.
+    """Context manager that redirects stdout to stderr, and replaces flags of `data.prepare` by config keys.
 
-    It replaces flags in errors, too.
+    Flags are replaced in the redirected text and in messages of `UserError`.
     """
     try:
         with contextlib.redirect_stdout(_Notes()):

@@ -34,9 +34,9 @@ class Source(Protocol):
 
 
 def describe_source(source: Source) -> str:
-    """Returns a description by which hosts check that they read the same data.
+    """Returns at most 200 characters by which hosts check that they read the same data.
 
-    It contains the numbers of examples and classes, the fingerprint and the first class names.
+    The text contains the numbers of examples and classes, the fingerprint and the first class names.
     """
     numbers = f"{len(source)} examples, {len(source.class_names)} classes, fingerprint {source.fingerprint}"
     return f"{numbers}, {'/'.join(source.class_names)}"[:200]

@@ -33,7 +33,7 @@ def split_word(name: str) -> str | None:
     """Returns the split that a name means, or None if it means no split.
 
     Unlike in `split_named`, the whole name must be a word for a split, or a part of a split such as train.X1. Only
-    names that start with imagenet or ilsvrc may have other words before it.
+    names that start with imagenet or ilsvrc may have other words before the word for a split.
     """
     name = name.lower()
     if found := _KAGGLE_PART.fullmatch(name):

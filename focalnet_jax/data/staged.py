@@ -18,14 +18,14 @@ _METADATA = (".json", ".txt")  # suffixes of the files that describe a data set
 
 
 def staged_data_set(address: str, cache: str) -> CachedFolder:
-    """Returns the local copy of a TFDS data set in a bucket, with all files that describe it, without the examples.
+    """Returns the local copy of a TFDS data set in a bucket. It contains the metadata, but not yet the examples.
 
     Args:
       address: folder of the data set, or one of the two folders above it.
       cache: parent folder of all copies.
 
     Raises:
-      UserError: there is no data set, no permission, or the copy cannot be written.
+      UserError: there is no data set, there are several, permission is missing, or the copy cannot be written.
       RunFailedError: the bucket does not answer.
     """
     given = to_path(address, "data.path")
@@ -75,19 +75,19 @@ def local_folder(
     within: str | Callable[[Collection[str]], str | None],
     expected: str = "SPLIT/CLASS/*.jpg",
 ) -> Iterator[str | None]:
-    """Context manager that gives a local path as it is, and the local copy of a folder of images in a bucket.
+    """Context manager that yields a local path unchanged or, for an address, the path of a local copy of a folder.
 
     Errors raised in the context name the address.
 
     Args:
-      path: local path or address.
+      path: local path, address of a folder in a bucket, or None, which is yielded unchanged.
       cache: parent folder of all copies.
-      within: name of the subfolder to copy, or a function that returns it, given the names of all subfolders; "." for
-        everything, or None if only the folders are needed. Nothing is copied if there is no such subfolder.
+      within: name of the subfolder to copy, or "." for everything; or a function that receives the names of all
+        subfolders and returns one of these, or None to copy nothing. The other subfolders are created without files.
       expected: the expected contents, for messages.
 
     Raises:
-      UserError: the address is mistyped, there is no folder, no permission, or the disk is too small.
+      UserError: the address is mistyped, there is no such folder, permission is missing, or the disk is too small.
       RunFailedError: the bucket does not answer.
     """
     if path is not None:
@@ -111,17 +111,17 @@ def local_folder(
 
 @contextmanager
 def local_shards(path: str | None, cache: str, files: str) -> Iterator[str | None]:
-    """Context manager that gives a local path as it is, and the local copy of a file or folder in a bucket.
+    """Context manager that yields a local path unchanged or, for an address, the path of a local copy of all files.
 
     Errors raised in the context name the address.
 
     Args:
-      path: local path or address.
+      path: local path, address of a file or folder in a bucket, or None, which is yielded unchanged.
       cache: parent folder of all copies.
       files: the expected files, for messages, such as "Parquet files".
 
     Raises:
-      UserError: there is nothing at the address, the address is a pattern, no permission, or the disk is too small.
+      UserError: there is nothing at the address, it is a pattern, permission is missing, or the disk is too small.
       RunFailedError: the bucket does not answer.
     """
     if path is None or not is_bucket(path):

@@ -15,7 +15,7 @@ from focalnet_jax.errors import UserError
 
 TRIED = 10  # largest number of examples tried in a row, starting with an unreadable example
 READABLE = -1  # value in a batch's `unreadable` for a readable example
-_REASONS_READ, _REASONS_NAMED = 100, 3  # unreadable images read again for their reasons; reasons in a message
+_REASONS_READ, _REASONS_NAMED = 100, 3  # number of images decoded again for a message; number of reasons in it
 
 
 class Substitutions:
@@ -26,7 +26,7 @@ class Substitutions:
       host: `EvalHost` that decodes an unreadable example again to find the reason.
       most: largest allowed fraction of unreadable examples, relative to the number of examples read so far or to the
         size of the data set, whichever is larger.
-      counts: whether this process counts each example of a batch, `[B / hosts]` bool, or one value for all examples. If
+      counts: which examples of a batch this process counts, `[B / hosts]` bool, or one bool for all examples. If
         several processes read the same example, only one of them counts it.
       alone: whether this process reads all examples. If not, the caller sums `count` over the processes and calls
         `check`.
@@ -87,7 +87,7 @@ class Substitutions:
 
 
 def why_unreadable(source: Source, host: EvalHost, index: int) -> str:
-    """Decodes the image of an example again, and returns the reason why it cannot be decoded."""
+    """Decodes the image of an example again, and returns why that fails, or "it can be read now"."""
     try:
         host.eval_example(source[index])
     except UnreadableImageError as error:

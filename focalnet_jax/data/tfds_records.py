@@ -30,7 +30,7 @@ class TfdsRecords:
       split: name of the split, or a slice of the split.
       cache: folder for local copies of data in buckets.
       check: function that raises `UserError` if the features of the data set are not suitable.
-      encoded: features that are read as encoded bytes, if the data set has them.
+      encoded: features to read as encoded bytes, not decoded, if the data set has them.
 
     Attributes:
       folder: local folder of the data set.
@@ -109,7 +109,7 @@ class TfdsRecords:
             self._copy.path(self._shards[bisect_right(self._ends, index)])
 
     def name(self, index: int) -> str:
-        """Returns the file name stored in the record, or "example" if it is missing, with the split and the index."""
+        """Returns the file name in the record, or "example" if it is missing, with the data set, split and index."""
         try:
             self._wait_for(index)
             file = self._examples[index].get("file_name", b"").decode()

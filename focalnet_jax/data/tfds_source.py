@@ -64,7 +64,7 @@ class TfdsSource:
         return example["image"], np.pad(np.asarray(label, np.int32), (0, _MOST_LABELS - len(label)), constant_values=-1)
 
     def name(self, index: int) -> str:
-        """Returns `FILE (SPLIT, INDEX)`; FILE is "example" if the record stores no name."""
+        """Returns `FILE (DATA_SET SPLIT, INDEX)`; FILE is "example" if the record stores no name."""
         return self.records.name(index)
 
 

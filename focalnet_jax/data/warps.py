@@ -14,7 +14,7 @@ from focalnet_jax.data.pixels import numba_compiled, transposed
 
 @numba_compiled
 def _cubic(a, b, c, d, t):  # pragma: no cover - compiled
-    """Interpolates four values at -1, 0, 1 and 2 at `t` in [0, 1), by cubic convolution with a = -1 like Pillow."""
+    """Interpolates at `t` in [0, 1) between values at -1, 0, 1 and 2, by cubic convolution with a = -1, like Pillow."""
     return b + t * (c - a + t * (2 * (a - b) + c - d + t * (b - a + d - c)))
 
 

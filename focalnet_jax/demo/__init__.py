@@ -1,1 +1,1 @@
-"""A local web page that classifies images and draws the maps of a FocalNet."""
+"""A local web page that shows the prediction of a model for an image, and the maps of its FocalNet."""

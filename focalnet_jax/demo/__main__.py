@@ -1,6 +1,6 @@
 """Serve a web page for a model: python -m focalnet_jax.demo --checkpoint PATH [--port 7860].
 
-For an image dropped on it, the page shows the most probable classes, their class activations, and the modulator and
+For an image dropped on it, the page shows the prediction, the class activations of a classifier, and the modulator and
 gates of any block. Images are resized and cropped as in evaluation. The page can be opened only on this machine unless
 --host is given, and loads nothing from other servers. Ctrl-C ends the server, and deletes all images.
 """

@@ -1,9 +1,9 @@
 """Sharding of activations, and of the kernels that compute them.
 
-Without sharding constraints, the compiler may choose to exchange activations between devices. The functions here use
-the context's mesh (`jax.sharding.use_abstract_mesh`). Without a mesh that has the axes data, fsdp and tensor, they set
-no constraint, and kernels are partitioned along the compiler's sharding of their operands (`distributed.partition`).
-Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
+Without sharding constraints, the compiler may choose to exchange activations between devices. The functions here set
+constraints in the context's mesh (`jax.sharding.use_abstract_mesh`). Without a mesh that has the axes data, fsdp and
+tensor, they set no constraint, and kernels are partitioned along the compiler's sharding of their operands
+(`distributed.partition`). Inside `jax.shard_map` and `jax.pmap` each device computes its own shard.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def _has_equal_parts(mesh: AbstractMesh, name: str, x: jax.Array) -> bool:
 
 
 def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
-    """Returns the shape of a device's shard of `x` `[B, ..., C]`, sharded by `by_example` along B and C."""
+    """Returns the shape of a device's shard of `x` `[B, ..., C]`, sharded by `by_example` along B and C.
+
+    Without a mesh, returns the shape of `x`.
+    """
     mesh = _mesh()
     if mesh is None:
         return x.shape
@@ -125,8 +128,9 @@ def shape_on_each_device(x: jax.Array) -> tuple[int, ...]:
 def allows_kernels(*arrays: jax.Array) -> bool:
     """Returns whether kernels can compute these arrays in the context's mesh.
 
-    They can if all axes are auto (`on_each_device` partitions the kernels over these axes), or if all axes are manual.
-    They cannot if an axis is explicit, because kernels lack sharding rules, or if only some axes are manual.
+    Kernels can if all axes are auto (`on_each_device` partitions them over these axes), or if all axes are manual.
+    Kernels cannot if an axis of this mesh or of an array's mesh is explicit, because kernels lack sharding rules, or if
+    only some axes are manual.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if _mesh() is not None:
@@ -143,7 +147,7 @@ def splits_channels() -> bool:
 
 
 def splits_weights() -> bool:
-    """Returns whether parameters are sharded over devices, which then gather them for each computation."""
+    """Returns whether the axis `fsdp` shards parameters over devices, which then gather them for each computation."""
     mesh = _mesh()
     return mesh is not None and mesh.shape[EXAMPLES[1]] > 1
 

@@ -19,7 +19,7 @@ _FIELD = "exchanged"  # name of the field in a batch and in the metrics of its s
 
 
 def with_sums(batch: Mapping[str, jax.Array], metrics: dict[str, jax.Array], last: jax.Array) -> dict[str, jax.Array]:
-    """Returns the metrics of a step with the sums of the processes' integers, if the batch has integers.
+    """Returns the metrics of a step and, if `Exchange.give` added integers to the batch, the sums of these integers.
 
     The train step calls this function, so JAX traces it.
 
@@ -43,7 +43,7 @@ def without(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 class Exchange:
     """Adds integers to the batches of this process, and receives their sums over all processes.
 
-    `sums` is the newest list of sums. In a run of one process nothing is exchanged: the sums are its own integers.
+    `sums` is the newest list of sums. In a run of one process, nothing is exchanged: `sums` are the process's integers.
 
     Args:
       mesh: mesh of the run.
@@ -71,7 +71,7 @@ class Exchange:
             metrics[_FIELD].copy_to_host_async()
 
     def receive(self, metrics: Mapping[str, jax.Array] | None) -> None:
-        """Stores the sums of a finished step; `metrics` is None before the first step."""
+        """Stores the sums of a finished step in `sums`; does nothing if `metrics` is None, before the first step."""
         if metrics is not None and not self.alone:
             self.sums = np.asarray(jax.device_get(metrics[_FIELD])).tolist()
 

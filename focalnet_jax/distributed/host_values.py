@@ -16,7 +16,10 @@ _MOST_NAMES = 8  # largest number of names in a message
 
 
 def from_first(value: float) -> float:
-    """Returns the value of process 0 in all processes; for values that may differ, such as those read from a disk."""
+    """Returns the `value` of process 0 in all processes; all processes must call this function.
+
+    It is for values that may differ between processes, such as those read from a disk.
+    """
     if jax.process_count() == 1:
         return value
     # Sent as bytes, because JAX would round the value to float32.
@@ -36,7 +39,8 @@ def check_same(values: Mapping[str, str]) -> None:
       values: strings by name, such as config values by key.
 
     Raises:
-      UserError: names or values differ. The message has the names that differ, and this process's values.
+      UserError: names or values differ. The message contains the differing names and, if values differ, this process's
+        values.
     """
     if jax.process_count() == 1:
         return

@@ -27,8 +27,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       devices: devices of the mesh, by default all devices.
 
     Raises:
-      UserError: a size is invalid, the product of the sizes is not the number of devices, or `data` is not a multiple
-        of the number of slices. A run of one process may also use fewer devices than there are.
+      UserError: a size is invalid; the product of the sizes is not the number of devices (it may be smaller if all
+        devices belong to one process); or `data` is not a multiple of the number of slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]
@@ -138,7 +138,7 @@ def check_batch_size(key: str, size: int, mesh: Mesh, micro_batches: int = 1) ->
 
 @dataclass(frozen=True)
 class LocalPlaces:
-    """Indices of the examples of every global batch that this process reads: the shards of its devices in `mesh`.
+    """Selects the examples that this process reads from every global batch: the shards of its devices in `mesh`.
 
     If the channels of an example are split over several hosts, each of these hosts reads the example.
     """

@@ -2,7 +2,7 @@
 
 The stderr of native code is piped through a small filter process (this file run as a program), because a process cannot
 filter its own output while JAX is ending it. Python's stderr is not filtered, except for `print_last`: an exchange may
-raise an error while JAX ends the process, and only the first of both messages is printed.
+raise an error while JAX ends the process, and only the first of the two messages is printed.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ def shorten() -> None:
 
 
 def print_last(line: str) -> None:
-    """Prints the line with which this process ends to stderr, unless JAX's trace was replaced by a line before.
+    """Prints the last line of this process to stderr, unless a line that replaced JAX's trace was printed before.
 
-    Nothing that native code prints afterwards is shown.
+    Nothing that native code prints after this line is shown.
     """
     if sys.stderr is _unfiltered:
         with contextlib.suppress(OSError):  # the filter process was killed

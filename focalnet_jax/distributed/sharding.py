@@ -1,8 +1,9 @@
 """Sharding of parameters over the axes of the mesh; optimizer state is sharded like its parameters.
 
 `tensor` splits pairs of wide layers by channel, so that few activations are exchanged (arXiv 1909.08053): the first
-layer by its outputs, and the second layer by its inputs. `fsdp` splits every large parameter along its longest
-axis (arXiv 1910.02054, stage 3).
+layer by its outputs, and the second layer by its inputs. `fsdp` (arXiv 1910.02054, stage 3) splits every large
+parameter along the longest axis that `tensor` does not split and whose length is divisible by the size of `fsdp`, but
+never along the axis of stacked blocks. If there is no such axis, `fsdp` does not split the parameter.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def partition(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> Pa
       sizes: sizes of the mesh axes `fsdp` and `tensor`.
 
     Raises:
-      UserError: not exactly one rule of `TENSOR_RULES` matches the name (checked for every mesh), or a dimension that
-        is sharded over `tensor` is not divisible by the size of this axis.
+      UserError: not exactly one rule of `TENSOR_RULES` matches the name (checked for every mesh, but not for scalars,
+        which are replicated), or a dimension that `tensor` splits is not divisible by the size of `tensor`.
     """
     axes: list[str | None] = [None] * len(shape)
     if shape:  # scalars, such as step counts, are replicated
@@ -99,7 +100,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def describe_sharding(params: Any, mesh: Mesh) -> str:
-    """Returns a line with the fraction of the parameters that each mesh axis splits, and their number per device."""
+    """Returns a line with the fraction of the parameters that each mesh axis splits, and the number per device."""
     numbers: Counter[str] = Counter()
     stored = 0  # by each device
     for name, leaf in named_leaves(params).items():

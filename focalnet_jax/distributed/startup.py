@@ -37,8 +37,8 @@ _COLLECTIVE = re.compile(r"gloo|nccl", re.IGNORECASE)
 def connect(flags: argparse.Namespace) -> None:
     """Connects this process with the other processes of the run; does nothing in a run of one process.
 
-    Afterwards only process 0 prints. If some processes do not connect before the timeout, this process exits with a
-    one-line message, instead of JAX's native trace.
+    Afterwards, only process 0 prints to stdout. If some processes do not connect before the timeout, this process exits
+    with a one-line message, instead of JAX's native trace.
 
     Raises:
       UserError: the flags are incomplete or invalid, or the processes have different numbers of devices.
@@ -141,6 +141,9 @@ def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int] | N
     """Returns the arguments of `jax.distributed.initialize` from the flags or the environment.
 
     Returns an empty dict if neither sets any, and None for a run of one process.
+
+    Raises:
+      UserError: an argument is missing or invalid.
     """
     address = flags.coordinator or os.environ.get(COORDINATOR)
     count = _integer(os.environ, PROCESSES, 0) if flags.processes is None else flags.processes
@@ -162,7 +165,7 @@ def _connection_arguments(flags: argparse.Namespace) -> dict[str, str | int] | N
 
 
 def _refuse_port_in_use(given: Mapping[str, str | int]) -> None:
-    """Raises `UserError` if process 0 cannot listen at the coordinator's port; JAX would crash."""
+    """Raises `UserError` if this is process 0 and cannot listen at the coordinator's port, where JAX would crash."""
     if given.get("process_id") != 0:
         return
     address = str(given["coordinator_address"])
@@ -185,9 +188,9 @@ def _unbound_socket() -> socket.socket:
 
 
 def _gpus_of_this_process(environment: Mapping[str, str]) -> list[int] | None:
-    """Returns the indices of all GPUs of a node if only one process runs there.
+    """Returns the indices of all GPUs of this node if SLURM or Open MPI runs only one process on the node.
 
-    Otherwise returns None, with which JAX chooses: one GPU per process in a cluster.
+    Otherwise returns None, which lets JAX choose: one GPU per process in a cluster.
     """
     alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
     alone |= environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"

@@ -19,7 +19,7 @@ _FORMS = {  # form of an address, and an example, by kind
     "dataset": (DATASET_FORM, "hf://datasets/timm/imagenet-1k-wds"),
 }
 _OTHER_KINDS = {"datasets": "a data set", "spaces": "a space", "buckets": "a bucket", "kernels": "a kernel"}
-# Revisions of pull requests and conversions contain a slash. In other revisions, a slash is written as %2F.
+# A slash in a revision is written as %2F, except in the revisions of pull requests and conversions, refs/...
 _PARTS = re.compile(
     r"(?P<org>[^/@]*)/(?P<name>[^/@]*)(?:@(?P<revision>refs/(?:pr/\d+|convert/[\w.-]+)|[^/]*))?(?:/(?P<path>.*))?",
     re.DOTALL,
@@ -67,7 +67,7 @@ def parse_address(given: str | Path, kind: Literal["model", "dataset"] = "model"
       kind: the expected kind of repository.
 
     Raises:
-      UserError: `given` is not the address of such a repository. The message says what is expected.
+      UserError: `given` is not the address of a repository of this kind. The message says what is expected.
     """
     text = str(given)
     form, example = _FORMS[kind]
@@ -97,7 +97,11 @@ def parse_address(given: str | Path, kind: Literal["model", "dataset"] = "model"
 
 
 def _of_kind(kind: str, rest: str, shown: str) -> str:
-    """Returns the part of an address after hf:// without the name of the kind; raises `UserError` for other kinds."""
+    """Returns `rest`, the part of an address after hf://, without the name of the kind of repository.
+
+    Raises:
+      UserError: the address is that of another kind of repository.
+    """
     first, _, inner = rest.partition("/")
     if kind == "dataset":
         if rest.startswith(_DATASETS):

@@ -1,7 +1,7 @@
 """Lists and downloads the files of a data set on the hub.
 
-The files are kept in the hub's cache. The list of files is kept there too, so that a data set in the cache can be used
-without a connection, and an incomplete one is not mistaken for a smaller data set.
+The files and the list of all files are kept in the hub's cache. With the list, a data set in the cache can be used
+without a connection, and an incomplete download is not mistaken for a smaller data set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Listing:
 def list_files(address: Address) -> Listing:
     """Returns the files of the repository of an address; `address.path` is ignored.
 
-    During a process, a revision always refers to the same commit. If the hub cannot be reached, the last list in the
+    During a process, an address always refers to the same commit. If the hub cannot be reached, the last list in the
     cache is used, with a note on stderr.
 
     Raises:
@@ -94,8 +94,9 @@ def fetch_files(
 ) -> Path:
     """Downloads files that are not in the cache, and returns the folder that contains the repository's files.
 
-    After an interruption, files that are complete are not downloaded again. Each file is compared with its size and
-    SHA-256 before it is used for the first time, and again if it was changed; a damaged one is downloaded again.
+    After an interruption, files that are complete are not downloaded again. At every call, the size of each file is
+    compared with the hub's. The SHA-256 of large files is verified before their first use and whenever they have
+    changed. Damaged files are downloaded again.
 
     Args:
       address: an address in the repository.
@@ -133,7 +134,7 @@ def fetch_files(
 
 
 def _discard_damaged(address: Address, listing: Listing, names: Sequence[str]) -> None:
-    """Removes damaged files from the cache. The SHA-256 is compared only for files that are not recorded as intact."""
+    """Removes damaged files from the cache. The SHA-256 is verified only for files that are not recorded as intact."""
     snapshot = _repository(address) / "snapshots" / listing.commit
     intact = _intact(address, listing)
     unknown = []
@@ -148,9 +149,8 @@ def _discard_damaged(address: Address, listing: Listing, names: Sequence[str]) -
         elif intact.get(name) != _state(path):
             unknown.append(name)
     if (size := sum(listing.sizes[name] for name in unknown)) > _LARGE:
-        print(
-            f"{address}: checking {len(unknown)} files of {shown_size(size)} in the cache", file=sys.stderr, flush=True
-        )
+        total = f"{len(unknown)} files ({shown_size(size)} in total)"
+        print(f"{address}: checking {total} in the cache", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         damaged = list(pool.map(lambda name: is_damaged(snapshot / name), unknown))
     for name, is_bad in zip(unknown, damaged, strict=True):
@@ -162,7 +162,7 @@ def _discard_damaged(address: Address, listing: Listing, names: Sequence[str]) -
 
 
 def _intact(address: Address, listing: Listing) -> dict[str, list[int]]:
-    """Returns the state that each file had when its SHA-256 was last verified."""
+    """Returns the state of each file when its SHA-256 was last verified, by path in the repository, see `_state`."""
     try:
         return dict(json.loads((_folder(address) / listing.commit / _INTACT).read_text()))
     except (OSError, ValueError, TypeError):
@@ -177,13 +177,13 @@ def _record_intact(address: Address, listing: Listing, names: Sequence[str]) -> 
 
 
 def _state(path: Path) -> list[int]:
-    """Returns the size and the modification time of a file."""
+    """Returns the size of a file in bytes and the modification time in nanoseconds."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 def _fetch(address: Address, commit: str, name: str) -> None:
-    """Downloads a file; makes further attempts if the connection is interrupted or the hub is busy."""
+    """Downloads a file to the cache. After a failed download, makes up to three further attempts, unless offline."""
     hub = import_hub(address)
     for wait in (*_WAITS, None):
         try:
@@ -210,13 +210,13 @@ def _refuse_small_disk(address: Address, needed: int, count: int) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise UserError(
-            f"{address}: {count} files of {shown_size(needed)} are not downloaded yet, but {existing} has only "
+            f"{address}: {count} files ({shown_size(needed)} in total) are not downloaded yet, but {existing} has only "
             f"{shown_size(free)} of free space: set HF_HOME to a folder on a larger disk"
         )
 
 
 class _quiet:
-    """Context manager that disables the progress bars of huggingface_hub, one per file."""
+    """Context manager that disables the progress bars of huggingface_hub, which shows one per file."""
 
     def __enter__(self) -> None:
         from huggingface_hub import utils
@@ -233,7 +233,9 @@ class _quiet:
 
 
 def linked(address: Address, listing: Listing, names: Collection[str], name: str) -> Path:
-    """Returns a folder in the hub's cache with links to some files of a repository, which must be in the cache.
+    """Returns a folder in the hub's cache with symbolic links to some files of a repository.
+
+    The files must be in the cache. Missing links are created.
 
     Args:
       address: an address in the repository.

@@ -24,9 +24,9 @@ _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Fetched:
-    """A downloaded weights file, or the index of its shards.
+    """A downloaded weights file, or a downloaded index of shards.
 
-    The files that describe the weights are in the same folder. All of them are symbolic links into the cache.
+    Files that describe the weights are in the same folder. All these files are symbolic links to the cache's blobs.
     """
 
     address: Address
@@ -60,7 +60,7 @@ def origin(path: str | Path) -> tuple[str, ...]:
 def fingerprint(path: str | Path) -> str | None:
     """Returns the commit and the file name of an address on the hub, or None for other paths.
 
-    Hosts that read the same weights have equal fingerprints.
+    Processes that read the same weights have equal fingerprints.
     """
     fetched = fetch(parse_address(path)) if is_address(path) else None
     return fetched and f"{fetched.commit}/{fetched.path.name}"
@@ -100,7 +100,7 @@ def _from_cache(address: Address, commit: str, names: list[str]) -> Fetched | No
 
 
 def _fetched(address: Address, revision: str, names: list[str], *, local: bool = False) -> Fetched:
-    """Chooses files among `names` and downloads them. With `local`, all of them must be in the cache."""
+    """Chooses files among `names` and downloads them. With `local`, files must be in the cache."""
     choice = choose(names, address.path, str(address))
     blobs = _snapshot(address, "").parent / "blobs"
     before = {path.name for path in blobs.glob("*")}
@@ -115,8 +115,8 @@ def _fetched(address: Address, revision: str, names: list[str], *, local: bool =
         check_digest(path, address)
         return path
 
-    # The first download determines the commit of a branch, which the cache records. The weights are downloaded last, so
-    # that a cache with the weights contains all files.
+    # The first download determines the commit of a branch, which the cache records. The weights are downloaded after
+    # the files that describe them, so that a cache with the weights also has these files.
     first, *others = (*choice.descriptions, choice.weights)
     path = get(first, revision)
     commit = _commit_of(path, first)
@@ -130,7 +130,7 @@ def _fetched(address: Address, revision: str, names: list[str], *, local: bool =
 
 
 def _download(address: Address, name: str, revision: str, *, local: bool) -> Path:
-    """Returns the path of a file in the cache, and downloads it if it is not there, unless `local`."""
+    """Returns the path of a file in the cache. A missing file is downloaded or, with `local`, an error."""
     hub = import_hub(address)
     with explained(dataclasses.replace(address, path=name)):
         kwargs = dict(revision=revision, local_files_only=local, library_name="focalnet_jax")
@@ -140,7 +140,7 @@ def _download(address: Address, name: str, revision: str, *, local: bool) -> Pat
 def is_damaged(path: Path) -> bool:
     """Returns whether the SHA-256 of a file in the cache differs from the name of its blob.
 
-    Small files are named by their git hash, and are not checked.
+    The blobs of small files are named by their git hash instead, and are not checked.
     """
     blob = path.resolve()
     if not _SHA256.fullmatch(blob.name):
@@ -162,10 +162,10 @@ def _remove(path: Path) -> None:
 
 
 def check_digest(path: Path, address: Address) -> None:
-    """Checks a new file, because the library checks only its size.
+    """Checks the SHA-256 of a new file, because huggingface_hub checks only the size.
 
     Raises:
-      RunFailedError: the file is damaged. It is removed from the cache.
+      RunFailedError: the file is damaged. The file is then removed from the cache.
     """
     if is_damaged(path):
         _remove(path)

@@ -15,7 +15,7 @@ _OLDEST = 1  # oldest supported major version
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}  # of the cache
 # Disk errors, which `run_command` explains. Other errors with an errno come from connections.
 _OF_THE_DISK = {*_NOT_WRITABLE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENAMETOOLONG}
-# hf_xet, which transfers large files, raises `ConnectionError` for an answer of the server, too.
+# hf_xet, which transfers large files, also raises `ConnectionError` if the server answers with an error status.
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})\b")
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN to a token"
 
@@ -52,9 +52,11 @@ def explained(address: Address, *, writing: bool = False) -> Iterator[None]:
       writing: whether the repository is written.
 
     Raises:
-      UserError: the repository, revision or file does not exist, or the user has no permission to read or write it.
+      UserError: the repository, revision or file does not exist, or the user has no permission to read or write it; or,
+        when reading, the cache cannot be written.
       UnreachableError: the hub cannot be reached or is temporarily unavailable.
       RunFailedError: the download or upload failed for another reason.
+      OSError: another error of the disk, which is not converted.
     """
     try:
         yield
@@ -69,7 +71,7 @@ def explained(address: Address, *, writing: bool = False) -> Iterator[None]:
 
 
 def _not_writable(error: OSError) -> UserError:
-    """Returns the error for a cache that cannot be written, which names the variable that chooses another folder."""
+    """Returns the error for a cache that cannot be written. Its message names HF_HOME, which sets another folder."""
     from huggingface_hub import constants
 
     where = error.filename or constants.HF_HUB_CACHE
@@ -120,7 +122,9 @@ def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception
     if status is not None:
         return RunFailedError(f"{address}: the hub answered {status}: {_first_line(error)}")
     if found(errors.OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
-        return UnreachableError(f"{address} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set")
+        return UnreachableError(
+            f"{address} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset it to download"
+        )
     if found(errors.FileMetadataError):
         return RunFailedError(
             f"{address}: {hub} does not answer like the Hugging Face Hub; check HF_ENDPOINT and the proxy"
@@ -135,7 +139,7 @@ def _in_one_line(error: Exception, address: Address, writing: bool) -> Exception
 
 
 def _status(error: BaseException) -> int | None:
-    """Returns the HTTP status of the answer that caused an error, or None if there was no answer."""
+    """Returns the HTTP status of the response that caused an error, or None if there was no response."""
     if (response := getattr(error, "response", None)) is not None:
         return response.status_code
     match = _XET_STATUS.search(str(error)) if isinstance(error, ConnectionError) else None
@@ -152,7 +156,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _names(chain: list[BaseException], *names: str) -> bool:
-    """Returns whether an error has a class with one of these names. httpx, which defines them, is not imported."""
+    """Returns whether an error in `chain` has a class or base class with one of these names.
+
+    Names are compared, because httpx, which defines these classes, is not imported.
+    """
     return any(kind.__name__ in names for each in chain for kind in type(each).__mro__)
 
 

@@ -31,7 +31,10 @@ def parse_destination(given: str) -> Address:
 
 
 def find_repository(address: Address) -> Repository | None:
-    """Returns a repository, or None if the user cannot see it. Raises the errors of `library.explained`."""
+    """Returns the state of a repository, or None if it does not exist or the user has no access to it.
+
+    Raises the errors of `library.explained`.
+    """
     hub = import_hub(address)
     with explained(address, writing=True):
         try:
@@ -46,7 +49,7 @@ def find_repository(address: Address) -> Repository | None:
 def upload(
     address: Address, folder: Path, names: Sequence[str], message: str, *, parent: str | None, private: bool
 ) -> str:
-    """Uploads files as one commit and returns the address of its page.
+    """Uploads files as one commit and returns the URL of the commit's page.
 
     Args:
       address: the repository.
@@ -54,7 +57,7 @@ def upload(
       names: names of the files, equal in the folder and in the repository.
       message: the commit message.
       parent: the commit of the repository that the user has seen, or None to create the repository.
-      private: whether a new repository is private.
+      private: whether a new repository is private; not used for an existing repository.
 
     Raises:
       UserError: the user has no permission to write the repository.

@@ -24,7 +24,7 @@ from focalnet_jax.programs.run_command import run_command
 from focalnet_jax.system.children import start
 from focalnet_jax.system.signals import handled
 
-_GRACE_SECONDS = 30.0  # time for the others to end after one has failed, and again after SIGTERM
+_GRACE_SECONDS = 30.0  # time for the other processes to end after one has failed, and again after SIGTERM
 _LAST_LINES_SECONDS = 5.0  # time to print the last lines of a process; its children may keep its stderr open
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

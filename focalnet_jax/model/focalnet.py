@@ -100,8 +100,8 @@ class Backbone(nnx.Module):
     def features(self, images: jax.Array, keys: jax.Array | nnx.Rngs | None = None) -> list[jax.Array]:
         """Returns the output `[B, h, w, C]` of each stage in `outputs`, before the stage's downsample.
 
-        The maps are not normalized, unless the backbone has `output_norms`. `h` is H divided by the stride. It is
-        rounded up with `pad`, otherwise down, except that overlapped embeddings may round up.
+        The maps are not normalized, unless the backbone has `output_norms`. h and w are H and W divided by the stride,
+        rounded up with `pad`, otherwise down (overlapped embeddings, `config.use_conv_embed`, may also round up).
 
         Args:
           images: normalized images `[B, H, W, 3]`.
@@ -236,7 +236,7 @@ def create_model(
       num_classes: number of classes K; 0 for no classifier; by default 1000, as in the variant.
       dtype: precision policy, "float32" or "bfloat16", as a name or dtype; parameters are float32 in both.
       rngs: randomness for the initialisation: random streams, a seed or a key.
-      **overrides: any field of `FocalNetConfig` to replace.
+      **overrides: fields of `FocalNetConfig` to replace.
 
     Raises:
       UserError: a name, option or precision is unknown (the message suggests names), or a value is invalid.

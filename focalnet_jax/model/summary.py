@@ -1,4 +1,7 @@
-"""The cost of a model: one row per stage with its shape, parameters and multiply-accumulates (MACs)."""
+"""The cost of a model: one row per part with the shape of its output, its parameters and its MACs.
+
+MACs are multiply-accumulate operations.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Row:
     """Cost of one part of the model."""
 
     name: str
-    shape: tuple[int, ...]  # of the output: (h, w, C), or (K,) for the classifier
+    shape: tuple[int, ...]  # of the output for one image, such as (h, w, C), or (K,) for the classifier
     params: int  # number of parameters
     macs: int  # multiply-accumulates of the forward pass of one image
 
@@ -81,7 +84,7 @@ def image_sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns height and width of `image_size`: pixels per side, or `(height, width)`.
 
     Raises:
-      UserError: it is neither.
+      UserError: `image_size` is neither an integer nor a pair of integers.
     """
     try:
         height, width = (operator.index(side) for side in np.broadcast_to(np.asarray(image_size), 2))
@@ -107,7 +110,7 @@ def backbone_rows(model: Backbone, size: tuple[int, int]) -> list[Row]:
 
 
 def _embedded(model: Backbone, images: jax.Array) -> list[jax.Array]:
-    """Returns maps with the shapes of `features`, without computing blocks, which are slow to trace and keep shapes."""
+    """Returns maps with the shapes of the stages' outputs, without blocks, which keep shapes and are slow to trace."""
     model.check_size(images)
     maps = [model.patch_embed(images)]
     for stage in model.stages:

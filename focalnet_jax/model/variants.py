@@ -42,8 +42,8 @@ class FocalNetConfig:
     embed_dim: Stagewise = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     focal_levels: Stagewise = 2  # L, the number of depthwise levels before the global one
-    focal_windows: Stagewise = 3  # kernel size of level 0
-    focal_factor: Stagewise = 2  # kernel size of level l is window + factor * l
+    focal_windows: Stagewise = 3  # kernel size of the first focal level
+    focal_factor: Stagewise = 2  # added to the kernel size from each level to the next
     mlp_ratio: float = 4.0
     patch_size: int = 4
     use_conv_embed: bool = False  # overlapped patch embedding: k7 s4 p2, then k3 s2 p1
@@ -52,20 +52,20 @@ class FocalNetConfig:
     layerscale_value: float = 1e-4
     use_postln_in_modulation: bool = False  # LayerNorm on query * modulator
     normalize_modulator: bool = False  # divide the aggregated context by L + 1
-    use_gates: bool = True  # False: the levels are summed without gates (this and the next three are `ABLATIONS`)
+    use_gates: bool = True  # False: levels are summed without gates (this and the next three fields are `ABLATIONS`)
     use_global_level: bool = True  # False: only the depthwise levels
     use_depthwise_conv: bool = True  # False: a level is the mean of its window, with zeros outside of the map
     use_modulation: bool = True  # False: the modulator is added to the query, not multiplied
     drop_rate: float = 0.0  # dropout after the embedding, after the modulation's projection and in the MLP
-    drop_path_rate: float = 0.0  # stochastic depth of the last block; the first has 0
+    drop_path_rate: float = 0.0  # stochastic depth of the last block; the rate rises linearly from 0 in the first
     num_classes: int = 1000  # 0: no classifier, the model returns pooled features
     in_channels: int = 3
     scan_blocks: bool | None = (
-        None  # blocks in a scan (compile time independent of depth) or unrolled; None: the faster
+        None  # True: blocks in a scan (compile time independent of depth); False: unrolled; None: the faster
     )
     remat: str = "auto"  # values that a block keeps for the backward pass, one of REMATS
     aggregation: str = "auto"  # implementation of the context aggregation, see ops.implementations
-    pointwise: str = "auto"  # implementation of the other layers of a block: projections, norms, MLP
+    pointwise: str = "auto"  # implementation of embeddings, and of projections, norms and MLP of blocks
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))  # a list has no hash
@@ -133,7 +133,7 @@ class FocalNetConfig:
         return self._per_stage(self.focal_levels)
 
     def kernel_sizes(self, stage: int) -> tuple[int, ...]:
-        """Returns the depthwise kernel size of each focal level of a stage: window + factor * l (paper section 3.2)."""
+        """Returns the kernel sizes of a stage: window + factor * l for l = 0, 1, ..., L - 1 (paper section 3.2)."""
         window, factor = self._per_stage(self.focal_windows)[stage], self._per_stage(self.focal_factor)[stage]
         return tuple(window + factor * level for level in range(self.levels[stage]))
 
@@ -258,4 +258,7 @@ def model_from_metadata(stored: dict[str, Any]) -> tuple[str | None, FocalNetCon
         # The implementations with which the model was trained may not exist on this platform.
         return stored["name"], FocalNetConfig(**fields | dict.fromkeys(IMPLEMENTATIONS, "auto"))
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"the checkpoint's description of its model is damaged: {error!r}") from error
+        raise UserError(
+            f"the checkpoint's description of its model is damaged ({error!r}); expected a name and the fields of "
+            "FocalNetConfig: give another checkpoint"
+        ) from error

@@ -17,8 +17,8 @@ from focalnet_jax.ops.mosaic.layers import Layers, Weights
 from focalnet_jax.ops.rules import with_rule
 from focalnet_jax.ops.shifted import focal_level
 
-# Shares of fast memory that the kernels for TPUs may use. The larger one is for the wide maps of detection, for whose
-# large kernels the compiler takes minutes per convolution without our kernels.
+# Shares of fast memory that the kernels for TPUs may use. The larger share is used only if the smaller is not enough,
+# as for the wide maps of detection. Without these kernels, the compiler takes minutes for each of their convolutions.
 _SHARES = (0.5, 0.75)
 
 
@@ -132,7 +132,7 @@ def aggregate_levels(
 def _check(
     context: jax.Array, gates: jax.Array, kernels: Sequence[jax.Array], bias: jax.Array | None, implementation: str
 ) -> None:
-    """Raises `ValueError` if shapes do not fit each other, because C++ would read past the end of an array."""
+    """Raises `ValueError` if the implementation is unknown or shapes do not fit: C++ would read past an array's end."""
     known = ("xla", *IMPLEMENTATIONS["aggregation"])
     if implementation not in known:
         raise ValueError(f"implementation is {implementation!r}; expected one of {', '.join(known)}")

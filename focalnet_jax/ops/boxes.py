@@ -69,7 +69,7 @@ def _signed_areas(boxes: jax.Array) -> jax.Array:
 
 
 def _rounded(products: jax.Array) -> jax.Array:
-    """Returns the products themselves, but keeps a compiler from fusing them with a following sum.
+    """Returns the products unchanged, but keeps a compiler from fusing them with a following sum.
 
     A fused product is not rounded, so that overlaps that are equal in PyTorch, such as those of several anchors with
     one object, would differ.
@@ -108,7 +108,8 @@ def decode(
       anchors: boxes.
       deltas: deltas, see `encode`.
       stds: see `encode`.
-      size: height and width of the image that the boxes are clipped to, `[..., 2]`, broadcast over boxes; or None.
+      size: height and width of the image that the boxes are clipped to, `[..., 2]`, broadcast over boxes; None for no
+        clipping.
       ratio_clip: the sides of boxes and anchors differ at most by a factor of 1 / ratio_clip.
     """
     centres, sides = _centred(anchors)

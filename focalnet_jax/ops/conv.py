@@ -1,4 +1,4 @@
-"""Convolutions that keep the size of maps. On CPUs, C++ computes 3x3 convolutions and the gradients of kernels."""
+"""Convolutions that keep the size of maps. On CPUs, C++ computes large 3x3 convolutions and kernels' gradients."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def same_conv(
 ) -> jax.Array:
     """Returns the convolution `[B, H, W, O]` of `x` `[B, H, W, I]` with `kernel` `[k, k, I, O]`, k odd.
 
-    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". Large convolutions
-    with kernels of 3x3 use `winograd`. On CPUs, XLA computes the gradients of other kernels slowly. Here, C++ computes
-    them as one product per position of the kernel.
+    It replaces `jax.lax.conv_general_dilated` in `nnx.Conv` with strides of 1 and padding "SAME". Large float32
+    convolutions with 3x3 kernels, and their gradients, are computed by `winograd`. The gradient of any other kernel is
+    one matrix product per position of the kernel, computed in C++ for float32, because XLA's convolution is slow there.
+    XLA computes everything else.
     """
     assert (strides, padding) == ((1, 1), "SAME")  # as `ConvBlock` calls it
     if not allows_kernels(x, kernel):  # JAX's rules split gradients over any mesh

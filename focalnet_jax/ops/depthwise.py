@@ -2,8 +2,8 @@
 
 XLA's grouped convolution is the reference, and runs on TPUs and GPUs. On CPUs it is more than ten times slower than
 adding shifted copies (`benchmarks/depthwise.py` measures both), so the CPU implementation adds them. The choice is made
-when the program is lowered for a platform, so one traced program works on all platforms. Models call this function only
-where no kernel of `ops/native`, `ops/triton` or `ops/mosaic` is used.
+when the program is lowered for a platform, so one traced program works on all platforms. Models use this
+convolution only where no kernel of `ops/native`, `ops/triton` or `ops/mosaic` is used.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def depthwise_conv_shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def kernel_gradient_shifted(x: jax.Array, cotangent: jax.Array, k: int) -> jax.Array:
     """Returns the kernel's gradient, `[k, k, 1, C]` float32, from `x` and the output's cotangent, both `[B, H, W, C]`.
 
-    k * k separate reductions over B, H and W do not vectorise on CPUs. A loop over rows does: each position adds its
-    window times its cotangent to an accumulator `[B, k, k, C]`.
+    k * k separate reductions over B, H and W do not vectorise on CPUs. A loop over rows vectorises: each position adds
+    its window times its cotangent to an accumulator `[B, k, k, C]`.
     """
     batch, height, width, channels = x.shape
     padded = _pad(x, k // 2)

@@ -58,7 +58,10 @@ def computes(block: Any, *, drops: bool) -> bool:
 
 
 def fits(block: Any) -> bool:
-    """Returns whether a block has all components of the paper, and its weights and their gradients fit in fast memory.
+    """Returns whether the kernels support the components of a block, and its weights and their gradients fit.
+
+    A block must have gates, a global level, and a query that is multiplied by the modulator. The weights and their
+    gradients must fit in fast memory.
 
     Args:
       block: a `model.blocks.FocalBlock`.

@@ -1,6 +1,6 @@
 """Gated sums of the focal levels by each implementation, with their gradients.
 
-The global level is included only in `sum_in_cpp`; `aggregation.py` adds it to the other sums.
+Only `sum_in_cpp` includes the global level; `aggregation.py` adds it to the results of the other functions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVELS = "focal levels"  # name of the levels' results in rematerialization poli
 
 
 def xla_level(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the next level, `[B, H, W, C]`, computed by XLA's operations."""
+    """Returns the context of a level from that of the previous level, both `[B, H, W, C]`, by XLA's operations."""
     return activate(depthwise_conv(x, kernel))
 
 
@@ -161,7 +161,7 @@ def _pass_forward(
     interpret: bool,
     keep: bool = True,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """Returns the gated sum of the levels, and the sum of the last level over H and W, `[B, C]` float32."""
+    """Returns the result of `levels_in_passes`, and the values that the gradients need (complete only with `keep`)."""
     levels_of = on_each_device(
         partial(mosaic.focal_levels, keep=keep, vmem=vmem, interpret=interpret),
         ("context", "gates", _kinds(kernels), "kernel"),

@@ -25,7 +25,7 @@ def mlp(
       x: input `[B, H, W, C]`.
       drop_rate: rate of both dropouts.
       keys: PRNG keys `[B]`, or None for no dropout.
-      compute: chosen implementations. Without dropout, the C++ kernels fuse GELU with the bias before it.
+      compute: chosen implementations. Without dropout, the C++ kernels fuse GELU with the bias of `fc1`.
     """
     parts = (None, None) if keys is None else split_keys(keys, 2)
     drops = keys is not None and drop_rate > 0

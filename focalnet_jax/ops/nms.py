@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from focalnet_jax.ops.boxes import areas
 
-_BLOCK = 256  # boxes whose overlaps with all others are computed at once
+_BLOCK = 256  # boxes per block in `sorted_nms`
 
 
 class Detections(NamedTuple):
@@ -19,9 +19,10 @@ class Detections(NamedTuple):
       boxes: `[D, 4]`, 0 in unused places.
       scores: `[D]`, 0 in unused places.
       labels: classes `[D]` int32, -1 in unused places.
-      overflow: number of scores above the threshold that were not considered, int32.
+      overflow: number of scores above the threshold that were ignored, because there are too many, int32.
       finite: whether all scores and boxes before the suppression are finite.
-      masks: probabilities of each detection's pixels in the cells of its box, `[D, h, w]` float32, or None.
+      masks: for each detection, the probability that each cell of an h x w grid over its box belongs to the object,
+        `[D, h, w]` float32; None without masks.
     """
 
     boxes: jax.Array
@@ -35,14 +36,14 @@ class Detections(NamedTuple):
 def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float, valid: jax.Array | None = None) -> jax.Array:
     """Returns which boxes greedy non-maximum suppression keeps, `[n]` bool.
 
-    A box is kept if its intersection over union with each kept box of a higher score is at most the threshold. Boxes
-    of equal scores are considered in their order. As in mmcv, boxes without area are always kept.
+    A box is kept if its intersection over union with each kept box of a higher score is at most the threshold. Of
+    boxes with equal scores, an earlier box counts as higher. As in mmcv, boxes without area are always kept.
 
     Args:
       boxes: boxes `[n, 4]`.
       scores: scores `[n]`; boxes whose score is NaN are not kept.
       iou_threshold: largest overlap of two kept boxes.
-      valid: which boxes exist, `[n]` bool; by default all. Others are not kept.
+      valid: which boxes exist, `[n]` bool; by default all. Boxes that do not exist are not kept.
     """
     exists = ~jnp.isnan(scores) if valid is None else valid & ~jnp.isnan(scores)
     order = jnp.argsort(jnp.where(exists, -scores, jnp.inf), stable=True)
@@ -90,11 +91,11 @@ def sorted_nms(boxes: jax.Array, iou_threshold: float, valid: jax.Array, block: 
 
 
 def _fixed_point(removes: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns which of n boxes are kept, `[n]` bool. A kept box j removes box i if `removes[i, j]`.
+    """Returns which of n boxes are kept, `[n]` bool: valid boxes that no kept box removes.
 
-    `removes` is False unless j < i. The decisions about boxes that no box can remove are final after one round. The
-    decisions that depend only on these are final after the next round, and so on. The only fixed point is the result of
-    the greedy algorithm.
+    A kept box j removes box i if `removes[i, j]`, which is False unless j < i. The decisions about boxes that no box
+    can remove are final after one round. The decisions that depend only on these are final after the next round, and so
+    on. The only fixed point is the result of the greedy algorithm.
     """
 
     def unfinished(state: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -110,7 +111,7 @@ def _fixed_point(removes: jax.Array, valid: jax.Array) -> jax.Array:
 def _overlap(a: jax.Array, b: jax.Array, iou_threshold: float) -> jax.Array:
     """Returns whether boxes `[n, 4]` overlap boxes `[m, 4]` by more than the threshold, `[n, m]`.
 
-    Unlike in `boxes.iou`, small unions are not limited, as in mmcv: 0 / 0 is NaN, which is not above the threshold.
+    As in mmcv, and unlike in `boxes.iou`, the union has no lower limit: 0 / 0 is NaN, which is not above the threshold.
     """
     a, b = a[:, None], b[None]
     both = areas(jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])], axis=-1))
@@ -130,15 +131,15 @@ def multiclass_nms(
 ) -> Detections:
     """Returns the best detections after non-maximum suppression within each class, like mmdetection's multiclass_nms.
 
-    Scores that are NaN, also after multiplication, and boxes that are not finite are never detected.
+    A box that is not finite, or whose score is NaN before or after the multiplication by `factors`, is never detected.
 
     Args:
-      boxes: boxes `[n, 4]` of all classes, or `[n, K, 4]`.
+      boxes: boxes `[n, 4]`, the same for all classes, or `[n, K, 4]`, one per class.
       scores: scores `[n, K]`.
-      score_threshold: detections have a score above it.
+      score_threshold: only scores above this number are detected.
       iou_threshold: largest overlap of two detections of a class.
-      candidates: number of pairs of a box and a class that are considered, those with the highest scores.
-      keep: number D of detections.
+      candidates: number of pairs of a box and a class that are considered: those with the highest scores.
+      keep: number D of detections, including unused places.
       factors: numbers `[n]` that the scores are multiplied by after they are compared with the threshold, or None.
     """
     count, classes = scores.shape

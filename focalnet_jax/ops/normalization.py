@@ -23,6 +23,8 @@ def layer_norm(
 ) -> jax.Array:
     """Returns LayerNorm (arXiv 1607.06450) over C, computed in float32.
 
+    For bfloat16 on TPUs, the addends of means are rounded to bfloat16.
+
     Args:
       x: input `[..., C]`.
       scale: scale `[C]`.
@@ -63,7 +65,7 @@ _normalize_natively.defvjp(
 
 @partial(with_rule, nondiff_argnums=(3,))
 def layer_norm_in_xla(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Returns LayerNorm (arXiv 1607.06450) over C, computed by XLA in float32, `[..., C]` in the dtype of `x`.
+    """Returns the same as `layer_norm`, computed by XLA.
 
     Autodiff would keep float32 arrays of the size of `x`; this function keeps `x` and two numbers per position.
 
@@ -105,7 +107,7 @@ layer_norm_in_xla.defvjp(_forward, _backward)
 
 
 def _mean_of(dtype: jnp.dtype) -> Callable[[jax.Array], jax.Array]:
-    """Returns a function from `[..., C]` float32 to means over C, `[..., 1]`, that are as precise as `dtype`."""
+    """Returns a function from `[..., C]` float32 to means over C, `[..., 1]`, that are as precise as `dtype` needs."""
     return _mean_half if dtype == jnp.bfloat16 else partial(jnp.mean, axis=-1, keepdims=True)
 
 

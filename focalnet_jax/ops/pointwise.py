@@ -23,7 +23,9 @@ from focalnet_jax.ops.rules import with_rule
 def run_layers(
     layers: Layers, weights: Weights, maps: Maps, shared: Maps = (), constants: Maps = ()
 ) -> tuple[jax.Array, ...]:
-    """Returns the results of the layers, `[B, H, W, D]` each, in the dtype of the maps.
+    """Returns the results of the layers, `[B, H, W, D]` each in the dtype of the maps.
+
+    If `layers.first_too` is set, the first map is returned as the last result.
 
     Args:
       layers: the layers.
@@ -60,7 +62,7 @@ def _rounded(weights: Weights, dtype: Any) -> Weights:
 
 
 def suits(implementation: str, dtype: Any) -> bool:
-    """Returns whether the kernels are selected and can compute: in bfloat16, with channels not split over devices."""
+    """Returns whether the kernels are selected, `dtype` is bfloat16, and channels are not split over devices."""
     return implementation == "mosaic" and dtype == jnp.bfloat16 and not splits_channels()
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of linear layers. On CPUs, C++ computes them and their gradients."""
+"""Matrix products of linear layers. On CPUs, C++ computes float32 products and their gradients."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def product(
     """Returns the matrix product of `x` `[..., I]` and `kernel` `[I, O]`.
 
     It replaces `jax.lax.dot_general` in `nnx.Linear`, so it has the same signature. For float32 maps `[B, H, W, C]`,
-    C++ computes the product and its gradients in full precision, unless channels are split over devices or there are
-    few rows or columns. XLA computes all other products, with `precision`.
+    C++ computes the product and its gradients in full precision, unless the kernels cannot be compiled or the mesh does
+    not allow them, channels are split over devices, or there are few rows or columns. XLA computes all other products
+    and gradients, with `precision`.
     """
     assert (dimension_numbers, out_sharding) == ((((x.ndim - 1,), (0,)), ((), ())), None)  # as `nnx.Linear` calls it
     if not allows_kernels(x, kernel):  # JAX's rules split products and gradients over any mesh

@@ -18,7 +18,7 @@ def bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
       size: height H and width W of the result, larger or smaller.
 
     Returns:
-      Maps `[B, H, W, C]`.
+      Maps `[B, H, W, C]` in the dtype of `x`.
     """
     if x.shape[1:3] == tuple(size):
         return x
@@ -43,9 +43,10 @@ def by_axis(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _interpolated(x: jax.Array, axis: int, length: int) -> jax.Array:
-    """Returns maps whose `axis` has `length` values, each between two neighbours.
+    """Interpolates maps linearly along `axis`, to `length` values.
 
-    The product has arrays with three axes. Barriers keep other layers out of it, also out of its gradient.
+    The array in the product has three axes, and barriers keep the operations of other layers out of the product and its
+    gradient, see `by_axis`.
     """
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     rows = jax.lax.optimization_barrier(x.reshape(math.prod(before), x.shape[axis], math.prod(after)))
@@ -56,7 +57,7 @@ def _interpolated(x: jax.Array, axis: int, length: int) -> jax.Array:
 
 @cache
 def _neighbours(length: int, new: int) -> np.ndarray:
-    """Returns the matrix `[new, length]` that interpolates linearly between the centres of values."""
+    """Returns the matrix `[new, length]` that resizes an axis from `length` to `new` cells by linear interpolation."""
     place = np.clip((np.arange(new) + 0.5) * length / new - 0.5, 0, length - 1)
     distance = np.abs(place[:, None] - np.arange(length))
     return np.maximum(1 - distance, 0).astype(np.float32)
@@ -80,7 +81,10 @@ def adaptive_mean(x: jax.Array, size: int) -> jax.Array:
 
 
 def _means(length: int, windows: int) -> np.ndarray:
-    """Returns the matrix `[windows, length]` that averages over windows from floor(i n / s) to ceil((i + 1) n / s)."""
+    """Returns the matrix `[windows, length]` that averages over windows.
+
+    Window i covers the positions p with floor(i * length / windows) <= p < ceil((i + 1) * length / windows).
+    """
     index, place = np.arange(windows)[:, None], np.arange(length)
     inside = (place >= index * length // windows) & (place < -(-(index + 1) * length // windows))
     return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)

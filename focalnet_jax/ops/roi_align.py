@@ -1,7 +1,8 @@
 """RoIAlign (arXiv 1703.06870): averages over the bins of regions of maps, equal to torchvision's `aligned=True`.
 
-A bin is the average of the bilinearly interpolated map at the points of a grid, the samples. It is therefore a weighted
-sum over rows and columns of the map, with separate weights for the two axes (`axis_weights`). Implementations:
+The value of a bin is the average of the bilinearly interpolated map at the points of a grid, the samples. It is
+therefore a weighted sum over rows and columns of the map, with separate weights for the two axes (`axis_weights`).
+Implementations:
 
 - "matrix" multiplies whole maps by the weights, in a few large products, for accelerators;
 - "tiles" multiplies only the tiles of a map that a region touches, one after another, for CPUs.
@@ -25,8 +26,8 @@ _CHUNK = 64  # regions per image that "matrix" computes at once; intermediate re
 def choose_roi_align(platform: str) -> str:
     """Returns the name of the implementation for a platform.
 
-    On CPUs, "tiles" is the faster one (benchmarks/roi_align.py). Accelerators were not measured: "matrix" has only
-    products, and no loops whose number of steps depends on the boxes.
+    On CPUs, "tiles" is faster (benchmarks/roi_align.py). Accelerators were not measured: "matrix" is chosen for them,
+    because it computes many regions in each product.
     """
     return "tiles" if platform == "cpu" else "matrix"
 
@@ -63,7 +64,7 @@ def axis_weights(
       stop: position where each region ends.
       bins: number of bins of a region.
       length: number of cells of the map.
-      samples: number of samples per bin; 0 means ceil(region / bins), at most `length`.
+      samples: number of samples per bin; 0 means the cells per bin, rounded up, at most `length`.
       first: first position whose weights are computed, `[...]`.
       count: number of positions whose weights are computed.
     """
@@ -94,9 +95,9 @@ def roi_align(
     samples: int = 0,
     implementation: str,
 ) -> jax.Array:
-    """Returns averages over size x size bins of boxes, `[B, N, size, size, C]`, on the level of each box's size.
+    """Returns averages over `size` x `size` bins of each box, `[B, N, size, size, C]` in the dtype of the first map.
 
-    The gradient with respect to boxes is 0, as in torchvision.
+    `assign_levels` selects the level whose map is averaged. The gradient with respect to boxes is 0, as in torchvision.
 
     Args:
       maps: map of each level, `[B, h, w, C]`.
@@ -115,7 +116,7 @@ def roi_align(
 
 
 def _edges(boxes: jax.Array, stride: int) -> jax.Array:
-    """Returns x1, y1, x2, y2 `[..., 4]` as positions in a map."""
+    """Returns x1, y1, x2, y2 `[..., 4]` as indices into a map; index 0 is the centre of the first cell."""
     return boxes * (1 / stride) - 0.5
 
 
@@ -125,10 +126,15 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _bins(rows: jax.Array, columns: jax.Array, x: jax.Array) -> jax.Array:
-    """Returns the bins `[B, n, size, size, C]` float32 of n regions per image, from weights and the map `[B, h, w, C]`.
+    """Returns the bins `[B, n, size, size, C]` float32 of n regions per image.
 
-    The products have arrays with three axes, and barriers keep other operations out of them, because the compiler for
-    TPUs takes minutes for a product with more axes or with additions.
+    The arrays in the products have three axes, and barriers keep other operations out of the products, because the
+    compiler for TPUs takes minutes for a product with more axes or with additions.
+
+    Args:
+      rows: weights of the map's rows, `[B, n, size, h]`.
+      columns: weights of the map's columns, `[B, n, size, w]`.
+      x: map `[B, h, w, C]`.
     """
     barrier = jax.lax.optimization_barrier
     (batch, count, size, height), (width, channels) = rows.shape, x.shape[2:]
@@ -158,7 +164,7 @@ def _matrix(
         boxes, levels = given
         total = 0.0
         for level, (x, stride) in enumerate(zip(maps, strides, strict=True)):
-            edges = jnp.where((levels == level)[..., None], _edges(boxes, stride), -2)  # there are no samples at -2
+            edges = jnp.where((levels == level)[..., None], _edges(boxes, stride), -2)  # samples at -2 are 0
             height, width = x.shape[1:3]
             rows = axis_weights(edges[..., 1], edges[..., 3], size, height, samples, 0, height).astype(x.dtype)
             columns = axis_weights(edges[..., 0], edges[..., 2], size, width, samples, 0, width).astype(x.dtype)
@@ -224,9 +230,9 @@ class Tile:
 
     Attributes:
       box: index of the image, and index of the box in the image.
-      corner: first place in the maps `[B, h, w, C]`.
-      rows: weights of the rows in the bins `[size, h]`.
-      columns: weights of the columns in the bins `[size, w]`.
+      corner: index of the tile's first element in the maps `[B, h, w, C]`.
+      rows: weights of the tile's rows in the bins, `[size, rows]`.
+      columns: weights of the tile's columns in the bins, `[size, columns]`.
     """
 
     def __init__(self, box: tuple[Any, ...], corner: tuple[Any, ...], rows: jax.Array, columns: jax.Array):
@@ -243,7 +249,7 @@ def _for_each_tile(
     add: Callable[[Tile, jax.Array], jax.Array],
     out: jax.Array,
 ) -> jax.Array:
-    """Returns `out` after `out = add(tile, out)` for each tile of a map `[h, w]` that a used box touches."""
+    """Returns `out` after `out = add(tile, out)` for each box that is `used`, and each tile that the box touches."""
     sides = tuple(min(_TILE, length) for length in shape)
     order = jnp.argsort(~used.ravel(), stable=True)
     edges = _edges(boxes, stride).reshape(-1, 2, 2)[..., ::-1]  # begin and end, row and column

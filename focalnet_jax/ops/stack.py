@@ -27,17 +27,18 @@ REMAT_POLICIES = {
 class Schedule(NamedTuple):
     """How the blocks of a stage run."""
 
-    scan: bool  # in a scan, or unrolled
+    scan: bool  # whether the blocks run in a scan; otherwise they are unrolled
     remat: str  # name in `REMAT_POLICIES`
 
 
 def choose_schedule(depth: int, scan: bool | None, remat: str, compute: Compute, *, fused: bool) -> Schedule:
     """Returns the schedule of a stage with `depth` blocks.
 
-    If `scan` is None, blocks that XLA computes are scanned, because they take long to compile. Blocks whose weights are
-    gathered from other devices are also scanned, because a loop needs memory for few gathered weights at a time. Other
-    blocks, which the kernels in `ops` compute, are unrolled: a step that does not write and read the arrays of a loop
-    takes a fifth to a quarter less time on TPUs and GPUs (docs/performance.md).
+    A single block is not scanned. If `scan` is None, blocks whose weights are gathered from other devices are scanned,
+    because a loop needs memory for few gathered weights at a time. Otherwise, `fused` blocks and blocks with the
+    aggregation "native" or "triton" are unrolled: a step that does not write and read the arrays of a loop takes a
+    fifth to a quarter less time on TPUs and GPUs (docs/performance.md). All other blocks are scanned, because they take
+    long to compile.
 
     If `remat` is "auto", the policy is "full" for `fused` blocks in a scan, because computing them again takes less
     time than writing and reading the arrays of the loop (docs/performance.md). Otherwise the policy is "none".

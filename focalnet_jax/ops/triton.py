@@ -84,7 +84,7 @@ def preactivation_gradient(
       kernel: kernel `[k, k, 1, C]`.
       cotangent: gradient of the gated sum, `[B, H, W, C]`.
       gate: gate of the level, `[B, H, W]`.
-      above: gradient of the level's context through the later levels, `[B, H, W, C]`.
+      above: gradient of the level's context except through the gated sum, `[B, H, W, C]`.
       interpret: whether to interpret the kernel step by step, on any platform.
     """
     k, rows, block = kernel.shape[0], _ROWS[kernel.shape[0]], _channels(x)

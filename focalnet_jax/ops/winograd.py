@@ -101,7 +101,7 @@ def _padded(x: jax.Array, chunks: _Chunks) -> jax.Array:
 
 
 def _cut(padded: jax.Array, place: tuple[jax.Array, jax.Array], chunks: _Chunks, *, border: int) -> jax.Array:
-    """Returns the pixels of one part, which is `border` pixels larger than its outputs along each axis."""
+    """Returns the pixels of one part: along each axis, `border` more than the outputs of the part."""
     image, row = place
     sizes = chunks.images, 2 * chunks.rows + border, 2 * chunks.columns + border, padded.shape[-1]
     return jax.lax.dynamic_slice(padded, (image, row, 0, 0), sizes)
@@ -126,7 +126,7 @@ def _input_maps(x: jax.Array) -> Maps:
 
 
 def _output_maps(y: jax.Array) -> Maps:
-    """Applies the transpose of `_outputs` to `[n, 2 rows, 2 columns, O]`; returns maps `[n, rows, columns, O]`."""
+    """Applies the transpose of `_outputs` to `[n, 2 rows, 2 columns, O]`; returns 4x4 maps `[n, rows, columns, O]`."""
 
     def transformed(d: Sequence[jax.Array]) -> list[jax.Array]:
         return [d[0], d[0] + d[1], d[0] - d[1], -d[1]]

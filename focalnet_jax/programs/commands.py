@@ -12,10 +12,10 @@ import sys
 COMMANDS = {
     "train": "train or finetune a model, or resume a run",
     "eval": "evaluate a checkpoint on every validation image",
-    "predict": "predict the classes of images",
+    "predict": "predict the contents of images",
     "visualize": "draw modulators, gates and class activations",
     "demo": "serve a local page to try a model on images",
-    "convert": "convert weights from and to PyTorch",
+    "convert": "convert weights from and to other formats",
     "export": "export a model as one file that runs without this package",
     "transfer": "extract features of a frozen backbone, and probe them",
     "sweep": "train with combinations of settings",

@@ -51,7 +51,7 @@ def make_script_parser(name: str, description: str) -> Parser:
 
 
 def make_parser(module: str, description: str) -> Parser:
-    """Returns the parser of the command `python -m focalnet_jax.MODULE`, or `python -m focalnet_jax` if it is ""."""
+    """Returns the parser of the command `python -m focalnet_jax.MODULE`, or `python -m focalnet_jax` for ""."""
     return Parser(
         prog=f"{CALLED_AS}{module}".removesuffix("."),
         description=description,

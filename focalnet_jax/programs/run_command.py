@@ -67,7 +67,7 @@ def explain_os_error(error: OSError) -> str | None:
     if error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS) and where:
         return f"error: {error.strerror}{where}; give another path or make it accessible"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"failed: {error.strerror}{where}; free disk space and start it again"
+        return f"failed: {error.strerror}{where}; free disk space and start the same command again"
     return f"failed: {error.strerror}{where}" if error.errno == errno.EIO else None
 
 

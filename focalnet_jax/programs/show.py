@@ -1,6 +1,6 @@
 """Show what a model is trained on: python -m focalnet_jax.data.show --config FILE.py[:VARIANT] --out grid.png.
 
-Draws the images of one training batch with their labels, after all augmentation, erasing and mixing. A run with this
+Draws the images of one training batch with their targets, after all augmentation, erasing and mixing. A run with this
 config trains on exactly these pixels at that step.
 """
 
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     try:
         sheet.save(flags.out, "PNG")
     except OSError as error:
-        raise UserError(f"cannot write --out {flags.out}: {error.strerror}") from error
+        raise UserError(f"cannot write --out {flags.out}: {error.strerror}; choose another file") from error
     print(f"{flags.out}: {len(shown)} of {size} images of step {flags.step}")
     return 0
 

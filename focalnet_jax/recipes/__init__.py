@@ -55,7 +55,7 @@ _DEEPER = {"tiny": (64, (3, 3, 16, 3)), "small": (64, (4, 4, 28, 4)), "base": (9
 
 
 def vary(config: ConfigDict, names: Collection[str]) -> None:
-    """Applies some of `VARIATIONS` to the config's model. The keys that `deeper` sets depend on the model.
+    """Applies some of `VARIATIONS` to the config's model. The values that `deeper` sets depend on the model.
 
     Raises:
       UserError: `names` has `deeper`, but the paper has no deeper variant of this model.

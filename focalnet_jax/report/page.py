@@ -25,7 +25,7 @@ _WIDTH = 190  # characters per line of the legend
 
 
 Panel = tuple[str, tuple[str, ...], bool]  # title, names in metrics.jsonl, whether the scale is logarithmic
-_MARKS = ("solid, dots", "dotted, crosses")
+_MARKS = ("solid, dots", "dotted, crosses")  # how the first and the second metric of a panel are drawn
 
 
 def panels(runs: Sequence[RunLog]) -> list[Panel]:

@@ -14,7 +14,7 @@ from focalnet_jax.storage.failures import StorageError, unreadable
 from focalnet_jax.storage.files import answering, exists, folders_in, read_text, requests
 
 METRICS = "metrics.jsonl"
-PREDICTIONS = "predictions.png"  # predictions of the newest evaluation beside the ground truth, if the run draws them
+PREDICTIONS = "predictions.png"  # predictions and ground truth of the newest evaluation, if the run draws them
 _TABLE = "/table"  # end of the names of tables in metrics.jsonl
 
 
@@ -26,7 +26,7 @@ class RunLog:
       name: name of the workdir.
       settings: values of the config by dotted key.
       curves: steps and values of each metric.
-      tables: the last table of each evaluation by its prefix, with a row of titles.
+      tables: the last table of each evaluation, by the evaluation's name. The first row has the titles.
       predictions: PNG with the predictions of the newest evaluation, or None.
     """
 
@@ -104,7 +104,7 @@ def read_run(workdir: AnyPath) -> RunLog:
             KeyError,
             OverflowError,
             RecursionError,
-        ):  # being written, or not of a run
+        ):  # a line that is being written, or that is not of a run
             continue
         tables |= {name.removesuffix(_TABLE): rows for name, rows in row.items() if name.endswith(_TABLE) and rows}
         for name, value in numbers.items():

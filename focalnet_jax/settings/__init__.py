@@ -20,7 +20,7 @@ class Settings(Protocol):
     """Interface of the modules `settings/TASK.py`."""
 
     BEST_METRIC: str  # metric of the evaluation `MAIN` that ranks checkpoints; higher is better
-    # Names and titles of metrics in percent. Reports draw the first two; sweeps list BEST_METRIC.
+    # Names and titles of metrics in percent. Reports draw the first two that a run has logged; sweeps list BEST_METRIC.
     HEADLINE: tuple[tuple[str, str], ...]
     AUTO: tuple[str, ...]  # keys that may be left to be chosen, in addition to `config.AUTO`
     RESUMABLE: tuple[str, ...]  # keys that may differ on resume, in addition to `training.stored_config.RESUMABLE`

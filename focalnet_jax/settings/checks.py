@@ -40,7 +40,7 @@ def _are_channels(value: tuple[Any, ...], above: float) -> bool:
 
 
 def is_local(folder: str) -> bool:
-    """Returns whether a folder's name is not empty and not an address such as `gs://...`, even a mistyped one."""
+    """Returns False if a folder's name is empty, or an address such as `gs://...`, even a mistyped one; else True."""
     return bool(folder) and not re.match(r"gs:|gs//|[a-z][a-z0-9+.-]+:/", folder, re.IGNORECASE)
 
 

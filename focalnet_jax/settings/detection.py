@@ -17,39 +17,40 @@ RESUMABLE = ("data.annotations", "data.images")
 RECORDS = True
 
 DETECTORS = ("atss", "mask_rcnn", "cascade_mask_rcnn", "sparse_rcnn")
-MASKS = ("mask_rcnn", "cascade_mask_rcnn")  # those that have masks
+MASKS = ("mask_rcnn", "cascade_mask_rcnn")  # detectors that have masks
 
 
 def add_keys(config: ConfigDict) -> None:
     """Adds the keys of detection to the keys of the trainer.
 
-    `data.image_size` is the height and width of the canvas of images that are at least as wide as high; other images
-    are on its transpose.
+    `data.image_size` is the height and width of the canvas of images that are at least as wide as high. For other
+    images, height and width of the canvas are exchanged.
     """
     config.model.num_classes = number(80)  # auto: the number of classes in the training data
 
     config.head = ConfigDict()
     config.head.name = "atss"
     config.head.channels = 256  # channels of the feature pyramid and of the head
-    # None: the original's number
+    # None: the number in the original code
     config.head.convs = config_dict.placeholder(int)  # atss: number of convolutions in each tower of the head
-    config.head.hidden = config_dict.placeholder(int)  # others: outputs of the fully connected layers of a box head
+    config.head.hidden = config_dict.placeholder(int)  # not atss: outputs of the fully connected layers of a box head
     config.head.proposals = config_dict.placeholder(int)  # sparse_rcnn: number of learned proposals
 
     config.rois = ConfigDict()  # training of mask_rcnn and cascade_mask_rcnn
     config.rois.candidates = 2000  # boxes per level before the non-maximum suppression of proposals
-    config.rois.proposals = config_dict.placeholder(int)  # proposals per image; None: the original's number
-    config.rois.samples = 512  # RoIs per image whose losses count
-    config.rois.positives = 0.25  # largest fraction of them with an object
+    config.rois.proposals = config_dict.placeholder(int)  # proposals per image; None: as in the original code
+    config.rois.samples = 512  # number of RoIs sampled per image for the losses
+    config.rois.positives = 0.25  # largest fraction of these RoIs that are positive (have an object)
 
     # coco: JSON file of the training split and of the evaluation split, and folders of their images; None: found in
     # data.path
     config.data.annotations = config_dict.placeholder(tuple)
     config.data.images = config_dict.placeholder(tuple)
-    # Cells per side of the crop in which the mask of an object reaches the devices; larger masks are reduced to fit.
+    # Largest number of cells per side of an object's mask as sent to the devices; larger masks are reduced to fit.
     config.data.mask_side = 112
     config.data.max_boxes = 100  # boxes per training image; if there are more, the largest are kept
-    config.data.min_side = 32  # training images with a shorter side in pixels are left out, and those without boxes
+    # Smallest side of a training image in pixels; smaller images, and images without boxes, are left out.
+    config.data.min_side = 32
 
     config.augment = ConfigDict()
     config.augment.flip = 0.5  # probability of a horizontal flip
@@ -57,21 +58,21 @@ def add_keys(config: ConfigDict) -> None:
     # `long_side`.
     config.augment.short_sides = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     config.augment.long_side = 1333
-    config.augment.crop = (
-        0.5  # probability of resizing to one of `crop_short_sides` and cropping before the last resize
-    )
+    # Probability that an image is first resized to one of `crop_short_sides` and cropped.
+    config.augment.crop = 0.5
     config.augment.crop_short_sides = (400, 500, 600)
     config.augment.crop_range = (384, 600)  # smallest and largest side of a crop in pixels
 
-    config.inference = ConfigDict()  # of evaluations and predictions
+    config.inference = ConfigDict()  # inference in evaluations and predictions
     config.inference.box = (1333, 800)  # long and short side that an image is resized to fit into
     # Whether images are padded to multiples of 32, as in the original, and not to the canvases: the padding changes
     # FocalNet's outputs slightly, and each size of a padded image compiles a program.
     config.inference.exact = False
     config.inference.candidates = 1000  # boxes per level before non-maximum suppression
-    # None: the original's number
+    # None: the number in the original code
     config.inference.score = config_dict.placeholder(float)  # smallest score of a detection
-    # Boxes of a class that overlap a better one more than this are removed; sparse_rcnn removes none.
+    # Non-maximum suppression removes a box whose IoU with a better box of the same class is above this; sparse_rcnn has
+    # no suppression.
     config.inference.iou = config_dict.placeholder(float)
     config.inference.detections = 100  # largest number of detections per image
 

@@ -10,12 +10,14 @@ from ml_collections import ConfigDict, config_dict
 from focalnet_jax.errors import UserError, suggest
 from focalnet_jax.settings import Checks
 
-# Prefixes of other metrics in metrics.jsonl.
+# Prefixes of other metrics. An evaluation may not have one of these names.
 _TAKEN = ("data", "eval", "gradients", "maps", "params", "train")
 
 
 def evaluation(**values: Any) -> ConfigDict:
-    """Returns the settings of an additional evaluation, for `config.evaluations`. Other settings have their defaults.
+    """Returns the settings of an additional evaluation, for `config.evaluations`.
+
+    Settings that are not in `values` have their defaults.
 
     `config.evaluations.real = evaluation(path="/data/imagenet_real")` evaluates on that data set at every evaluation
     of `data.eval_split`. Its metrics are `real/top1` and so on.
@@ -28,12 +30,15 @@ def evaluation(**values: Any) -> ConfigDict:
     settings.path = config_dict.placeholder(str)  # see data.path; None: the value of data.path
     settings.split = config_dict.placeholder(str)  # name of the split; None: the value of data.eval_split
     settings.examples = config_dict.placeholder(int)  # number of examples, evenly spaced in the split; None: all
-    settings.every_epochs = config_dict.placeholder(float)  # if neither is set: at every evaluation of data.eval_split
+    # Interval in epochs or in steps; if neither is set: at every evaluation of data.eval_split
+    settings.every_epochs = config_dict.placeholder(float)
     settings.every_steps = config_dict.placeholder(int)
     settings.eval_classes = config_dict.placeholder(object)  # classification: replaces config.eval_classes; None: same
     for key, value in values.items():
         if key not in settings:
-            raise UserError(f"unknown setting {key!r} of an evaluation.{suggest(key, settings)}")
+            raise UserError(
+                f"unknown setting {key!r} of an evaluation; expected {', '.join(settings)}.{suggest(key, settings)}"
+            )
         settings[key] = value
     return settings
 

@@ -6,10 +6,10 @@ from ml_collections import FieldReference
 
 
 def number(value: float) -> FieldReference:
-    """Makes `value` the default of a key that takes numbers of the same type, or None."""
+    """Returns `value` as the default of a key that takes numbers of the same type, or None."""
     return FieldReference(value, field_type=type(value))
 
 
 def anything(value: object) -> FieldReference:
-    """Makes `value` the default of a key that takes values of any type, such as pixels per side or (height, width)."""
+    """Returns `value` as the default of a key that takes any type, such as pixels per side or (height, width)."""
     return FieldReference(value, field_type=object)

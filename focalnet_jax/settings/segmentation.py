@@ -27,7 +27,7 @@ def add_keys(config: ConfigDict) -> None:
 
     config.head = ConfigDict()
     config.head.channels = 512  # channels of UPerNet's decode head
-    config.head.pool_scales = (1, 2, 3, 6)  # windows of the pyramid pooling along each side, one branch each
+    config.head.pool_scales = (1, 2, 3, 6)  # pyramid pooling: number of windows along each side, per branch
     config.head.dropout = 0.1  # probability that a channel of the classifier's input is set to zero
     config.head.auxiliary_channels = 256
     config.head.auxiliary_weight = 0.4  # factor of the auxiliary head's loss; 0: no auxiliary head

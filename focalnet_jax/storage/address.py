@@ -90,10 +90,13 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
         raise UserError(f"{given}: expected a local path or gs://BUCKET/NAME.{suggest(scheme, _SCHEMES)}")
     bucket, _, name = rest.partition("/")
     if not _BUCKET.fullmatch(bucket) or not name.strip("/"):
-        raise UserError(f"{given}: expected gs://BUCKET/NAME, a valid bucket and the name of a folder or file")
+        raise UserError(
+            f"{given}: expected gs://BUCKET/NAME, where BUCKET is a valid bucket name and NAME is a folder or file"
+        )
     if found := sorted(set("*?[]#") & set(name)) or not name.isprintable():
-        shown = " ".join(found) if isinstance(found, list) else "unprintable characters"
-        raise UserError(f"{given}: expected a name without {shown}, which listings treat as a pattern")
+        patterns = isinstance(found, list)
+        shown = f"{' '.join(found)}, which listings treat as a pattern" if patterns else "unprintable characters"
+        raise UserError(f"{given}: expected a name without {shown}")
     if any(part in ("", ".", "..") for part in name.rstrip("/").split("/")):
         raise UserError(f"{given}: expected no empty part and no . or .. between slashes")
     if importlib.util.find_spec("gcsfs") is None:
@@ -105,7 +108,7 @@ def to_path(address: str | os.PathLike[str], flag: str = "") -> AnyPath:
 
 
 def object_in(folder: str, name: str) -> AnyPath:
-    """Returns the address of an object in the listing of a folder; `name` may have any characters."""
+    """Returns the address of the object `name` in a folder. Unlike in `to_path`, the name may have any characters."""
     _configure()
     from etils import epath
 
@@ -130,7 +133,7 @@ def _configure() -> None:
     of buckets with a hierarchical namespace is off: before many operations, it sends further requests to gRPC's port,
     and repeats them for a minute if they fail. Such buckets need it only to rename folders.
     """
-    os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's files lack methods of Python's
+    os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow's file objects lack methods of Python's
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(STALL_SECONDS))
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")

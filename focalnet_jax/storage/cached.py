@@ -73,7 +73,7 @@ def copy_of(address: AnyPath, cache: str | os.PathLike[str], key: str) -> tuple[
 
 
 def last_arrival() -> float:
-    """Returns when bytes last arrived for an incomplete copy that this process needs; 0.0 if there is no such copy."""
+    """Returns when bytes last arrived for incomplete copies that this process needs, in seconds since 1970, or 0.0."""
     return max((copy.last_arrival() for copy in list(_opened.values()) if copy.is_incomplete()), default=0.0)
 
 
@@ -88,7 +88,7 @@ class CachedFolder:
         self._key, self._cache = key, cache
         bucket = str(address).removeprefix("gs://").partition("/")[0]
         above = cache / f"{bucket[:100]}-{name_hash(str(address))}"
-        folder, state = above / address.name, above / ".state"  # the name may be the name of a split
+        folder, state = above / address.name, above / ".state"  # the copy keeps the name, which may be that of a split
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (state / "wanted").mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ class CachedFolder:
         self._files.objects |= objects
 
     def expect(self, sha256: Mapping[str, str]) -> None:
-        """Sets the SHA-256 of files. Files without one are compared with the checksum that the bucket stores."""
+        """Sets the expected SHA-256 of files by name. For other files, the bucket's checksum is used."""
         self._files.sha256 |= sha256
 
     def need(self, examples: Mapping[str, int]) -> None:

@@ -48,7 +48,7 @@ class CopiedFiles:
         return object_in(self.address, name)
 
     def is_ready(self, name: str) -> bool:
-        """Returns whether a file is complete, according to the part of the list that was read."""
+        """Returns whether a file is complete, according to the part of the list that this process has read."""
         return self.finished.has(name, self.objects[name].generation)
 
     def missing_bytes(self, name: str) -> int:
@@ -60,7 +60,7 @@ class CopiedFiles:
         return self.objects[name].size
 
     def part(self, name: str) -> Path:
-        """Returns the path of an incomplete file. It depends on the time at which the object was written."""
+        """Returns the path of an incomplete file, which is different for each generation of the object."""
         return self.state / f"{name_hash(name)}-{self.objects[name].generation}.part"
 
     def wanted(self, name: str) -> Path:

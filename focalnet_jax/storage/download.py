@@ -23,17 +23,17 @@ def download(
     sha256: str = "",
     arrived: Callable[[int], None] = lambda size: None,
 ) -> None:
-    """Downloads an object. A file at `to` is complete and verified.
+    """Downloads an object to the file `to`, which appears only when it is complete and verified.
 
-    Its modification time is the time at which the object was written, so that copies are equal.
+    The modification time of the file is the time at which the object was written, so that copies are equal.
 
     Args:
       source: address of the object.
       stored: properties of the object.
       to: the file, on the same file system as `part`.
-      part: file with the first bytes of the object, to which the rest is appended. It may not exist.
+      part: file with the first bytes of the object, to which the rest is appended; a missing file is created.
       sha256: expected SHA-256; by default the content is compared with the checksum that the bucket stores.
-      arrived: function called with the number of bytes after each part that is on the disk.
+      arrived: function that is called after each block is written, with the number of bytes of the block.
 
     Raises:
       UserError: the content is not the expected one, also after a second download.

@@ -145,7 +145,7 @@ class Downloader:
         return None
 
     def _next(self) -> str | None:
-        """Returns a file that a read waits for, or else the next needed file. Removes finished files from the lists."""
+        """Returns a file that a read waits for, else the next needed file, or None. Also removes finished files."""
         for name in (*self.first, *self._wanted_elsewhere(), *islice(self.needed, 2 * THREADS)):
             if name in self._taken or name not in self.files.objects:
                 continue

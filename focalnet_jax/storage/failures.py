@@ -59,7 +59,7 @@ def _described(error: BaseException) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """Returns the HTTP status of an answer: `code` of gcsfs and google.api_core, `status` of aiohttp."""
+    """Returns the HTTP status in an error, or None: `code` of gcsfs and google.api_core, `status` of aiohttp."""
     for value in (getattr(error, name, None) for name in ("code", "status", "status_code")):
         if isinstance(value, int | str) and str(value).isdecimal():
             return int(value)

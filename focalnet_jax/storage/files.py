@@ -1,7 +1,7 @@
 """Operations on files that differ between local disks and buckets.
 
-In a bucket, one object is written atomically, a folder is the common part of names, and a folder is renamed by copying
-and deleting every object. Requests fail occasionally; gcsfs and TensorStore repeat them for about half a minute.
+In a bucket, one object is written atomically. A folder is the common prefix of names, and is renamed by copying and
+deleting every object. Requests fail occasionally; gcsfs and TensorStore repeat them for about half a minute.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def requests(path: AnyPath) -> Iterator[None]:
 
 @contextmanager
 def answering(path: AnyPath) -> Iterator[None]:
-    """Context manager that converts `StorageError` to `RunFailedError`, or to `UserError` without permission."""
+    """Context manager that converts `StorageError` to `RunFailedError` or `UserError`, see `unreadable`."""
     try:
         yield
     except StorageError as error:

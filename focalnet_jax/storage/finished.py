@@ -45,7 +45,7 @@ class FinishedFiles:
                     continue
 
     def add(self, name: str, generation: int) -> None:
-        """Appends a file, which is complete. Only one process may do this at a time."""
+        """Appends a complete file to the list. Only one process may do this at a time."""
         status = (self._folder / name).stat()
         row = {"name": name, "generation": generation, "size": status.st_size, "time": status.st_mtime_ns}
         with self._lock, self._path.open("ab+") as file:

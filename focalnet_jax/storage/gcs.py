@@ -47,7 +47,7 @@ class PatientFileSystem(gcsfs.GCSFileSystem):
                 return answer
 
     async def _uploaded(self, upload: str, data: Any) -> tuple | None:
-        """Returns the answer to an upload of one part that the service has completed, or None if it has not."""
+        """Returns the response with an object's metadata if the object already has the content `data`, else None."""
         url = urllib.parse.urlsplit(upload)
         (name,) = urllib.parse.parse_qs(url.query).get("name", [""])
         found = await super()._request("GET", "b/{}/o/{}", url.path.split("/")[-2], name)

@@ -166,7 +166,7 @@ class Lease:
 
 
 def _repeated(request: Callable[[], T], seconds: float) -> T:
-    """Returns the result of a request, which is repeated while the service does not answer."""
+    """Returns the result of a request, which is repeated for `seconds` while the service does not answer."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -21,7 +21,7 @@ from focalnet_jax.storage.address import AnyPath, is_bucket
 from focalnet_jax.storage.files import StorageError, requests, write_whole
 from focalnet_jax.storage.patience import PATIENCE
 
-_INTERVAL_SECONDS = 1.0  # between two writes of an object, the limit of the service
+_INTERVAL_SECONDS = 1.0  # smallest interval between two writes of an object that the service allows
 _SHARE = 10  # after an upload of n seconds, a file waits n times this, so that the network stays free
 _LONGEST_PAUSE = 60.0
 
@@ -78,7 +78,7 @@ class Mirror:
         except StorageError as error:
             raise RunFailedError(
                 f"cannot write to {self._workdir}: {error.strerror}; the newest metrics are in {self._folder}: copy "
-                "them there"
+                "them to the workdir"
             ) from error
 
     def _copy(self, path: Path) -> None:

@@ -41,7 +41,7 @@ PATIENCE = _Patience()
 
 @contextmanager
 def patience() -> Iterator[Callable[[], None]]:
-    """Context manager that yields a function. From its call on, failed requests are repeated for `SECONDS`."""
+    """Context manager that yields a function. Once it is called, failed requests are repeated for `SECONDS`."""
 
     def begin() -> None:
         PATIENCE.seconds = SECONDS

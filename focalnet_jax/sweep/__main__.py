@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> int:
     """Parses flags, trains the runs, and prints the table.
 
     Returns:
-      The exit code: 0 if all runs finished, 1 if a run failed, or 2 if a run ended because of a user's mistake. If the
-      sweep or a run was stopped by SIGTERM or SIGINT, the exit code of the stopped run.
+      The exit code: 0 if all runs finished, 2 if any run ended because of a user's mistake, else 1. If SIGTERM or
+      SIGINT stopped the sweep or a run: the exit code of that run, or 128 plus the signal's number if the code is 0.
     """
     from focalnet_jax.config import flatten, is_auto, model_config
     from focalnet_jax.errors import EXIT_FAILED, EXIT_USER_MISTAKE, UserError
@@ -114,7 +114,7 @@ def combinations(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def _file_name(name: str) -> str:
-    """Returns a valid file name, without slashes and with at most `_LONGEST_NAME` bytes."""
+    """Returns a valid file name: without slashes, and shortened if it has more than `_LONGEST_NAME` bytes."""
     name = name.replace("/", "_")
     if len(os.fsencode(name)) <= _LONGEST_NAME:
         return name

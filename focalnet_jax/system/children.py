@@ -17,7 +17,7 @@ from typing import Any
 
 from focalnet_jax.errors import shell_status
 
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_PR_SET_PDEATHSIG = 1  # option of Linux's prctl
 # Silences the warning of Python's shared memory tracker about objects that other processes are about to free.
 _NO_FALSE_ALARM = "ignore::UserWarning:multiprocessing.resource_tracker"
 

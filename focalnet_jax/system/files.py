@@ -48,7 +48,7 @@ def write_result(path: Path, content: str | bytes) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another path") from error
     except UnicodeError as error:
         raise UserError(f"cannot write {path}: its text is not UTF-8 ({error})") from error
 

@@ -9,10 +9,10 @@ from focalnet_jax.tasks.task import Kind
 
 
 def task_kind(name: str) -> Kind:
-    """Returns the module `tasks/NAME/kind.py`, which makes tasks from configs.
+    """Returns the module `tasks/NAME/kind.py` of the task `name`, which makes tasks from configs.
 
     Raises:
-      UserError: there is no such task.
+      UserError: there is no task of this name.
     """
     settings_of(name)
     return importlib.import_module(f"focalnet_jax.tasks.{name}.kind")

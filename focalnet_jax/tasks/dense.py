@@ -1,4 +1,4 @@
-"""Rules that the dense tasks share: choices by the classes of data and weights, and normalization of images."""
+"""Rules of segmentation and detection about the classes of data and weights, and the normalization of images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from focalnet_jax.errors import UserError, abbreviated
 def choose_by_classes(config: FrozenConfigDict, start: Start | None, names: Collection[str] | None) -> dict[str, Any]:
     """Returns values for `model.num_classes` and `init_head`, if the config leaves them open.
 
-    `init_head` is "keep" if the weights have the classes of the data in any order, else "drop".
+    `init_head` is "drop" if there are weights whose classes are not those of the data in any order, else "keep".
 
     Args:
       config: config of a run or of an evaluation.
       start: architecture and classes stored with the initial or evaluated weights, or None without weights.
-      names: names of the classes of the training examples, or None without examples.
+      names: names of the classes of the training examples, or None without examples. `init_head` is then not chosen.
     """
     chosen: dict[str, Any] = {}
     if names is not None:
@@ -40,7 +40,7 @@ def _key(name: str) -> str:
 
 
 def note_normalization(config: FrozenConfigDict, loaded: Loaded, path: str) -> None:
-    """Prints a note if the weights at `path`, which start a run, were trained with another normalization of images."""
+    """Prints a note if the initial weights at `path` were trained with another normalization than the config's."""
     ours, theirs = from_config(config.data).normalization, loaded.info.preprocessing
     if is_first() and theirs is not None and theirs.normalization != ours:
         print(
@@ -50,9 +50,10 @@ def note_normalization(config: FrozenConfigDict, loaded: Loaded, path: str) -> N
 
 
 def normalization_keys(config: FrozenConfigDict, loaded: Loaded, named: Collection[str]) -> Mapping[str, Any]:
-    """Returns the config keys with the normalization of evaluated weights, if it is not the config's.
+    """Returns values for `data.mean` and `data.std`: the normalization stored with evaluated weights.
 
-    Prints a line if the config's normalization is replaced. Keys in `named` are set on the command line and kept.
+    The result is empty if the weights have no stored normalization, if the config has the same one, or if `named`, the
+    keys set on the command line, contains one of the two keys. Otherwise, a line of output reports the normalization.
     """
     how, own = loaded.info.preprocessing, from_config(config.data).normalization
     if how is None or how.normalization == own or {"data.mean", "data.std"} & set(named):

@@ -1,4 +1,4 @@
-"""Results of exported models that compute logits, for the predictors of several tasks."""
+"""Results of exported models whose outputs are logits, for the predictors of several tasks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def random_images(rng: np.random.Generator, count: int, size: tuple[int, int]) -
 
 
 def export_result(logits: jax.Array, result: str) -> jax.Array:
-    """Returns logits `[..., K]`, or the class with the largest logit, `[...]` int32, if `result` is "classes"."""
+    """Returns `logits` `[..., K]`, or the class with the largest logit `[...]` int32 if `result` is "classes"."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32) if result == "classes" else logits
 
 
 def logits_difference(given: np.ndarray, own: np.ndarray, result: str) -> float:
-    """Returns the largest difference between an export's result and the model's logits, for one image.
+    """Returns the largest difference between the result of an exported model and the logits of the model.
 
-    The difference is relative to the largest logit. For classes, it is the largest logit minus the logit of the class
-    in the result.
+    Differences are relative to the largest absolute logit. For classes, the difference is the largest logit minus the
+    logit of the class in the result.
 
     Args:
       given: result of the export, logits `[..., K]` or classes `[...]`.

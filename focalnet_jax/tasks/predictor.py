@@ -27,16 +27,16 @@ class Prediction(Protocol):
         """Returns the prediction as a JSON object."""
 
     def draw(self, image: np.ndarray) -> np.ndarray:
-        """Returns the image `[H, W, 3]` uint8 with the prediction drawn into it or next to it."""
+        """Returns the image `[H, W, 3]` uint8, possibly enlarged, with the prediction drawn on it or next to it."""
 
     def scores(self) -> dict[str, float]:
-        """Returns probabilities, or fractions of the image, in [0, 1] by class name, the largest first.
+        """Returns probabilities, fractions of the image or other scores in [0, 1] by class name, the largest first.
 
-        The result is empty for a task whose predictions are not classes.
+        The result is empty for a task whose predictions have no classes.
         """
 
     def files(self) -> dict[str, bytes]:
-        """Returns images to write in addition to `draw`, encoded as PNG, by the name of the folder for each."""
+        """Returns images to write in addition to the result of `draw`, encoded as PNG, by the name of their folder."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Activation:
     Attributes:
       name: name of the class.
       probability: predicted probability of the class, in [0, 1].
-      places: contribution of each position of the feature map to the logit of the class, `[h, w]`.
+      places: contribution of each position of the last feature map to the logit of the class, `[h, w]`.
     """
 
     name: str
@@ -83,13 +83,13 @@ class Predictor(Protocol):
         """Returns `model` with shapes instead of values, and with implementations that run on all platforms."""
 
     def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-        """Returns random arguments of an exported model for `count` images, by name, with leaves `[count, ...]`.
+        """Returns random arguments of an exported model for `count` images: arrays `[count, ...]` by name.
 
-        The first is `images`, normalized images `[count, h, w, 3]` float32.
+        The first argument is `images`, normalized images `[count, h, w, 3]` float32.
         """
 
     def outputs(self, model: nnx.Module, inputs: Mapping[str, jax.Array], result: str) -> Any:
-        """Returns the result of an exported model, an array or a dict of arrays, with leaves `[B, ...]`.
+        """Returns the result of an exported model: an array `[B, ...]`, or a dict of such arrays.
 
         JAX traces this method.
 
@@ -100,13 +100,13 @@ class Predictor(Protocol):
         """
 
     def difference(self, given: Any, own: Any, result: str, tolerance: float) -> float:
-        """Returns the largest relative difference between the result of an export for one image and the model's.
+        """Returns the largest relative difference between the results of an exported model and of `model`.
 
         Args:
-          given: the export's result of the kind `result`.
-          own: the model's result of the kind `exports[0]`.
-          result: one of `exports`.
-          tolerance: difference by rounding.
+          given: result `result` of the exported model for one image.
+          own: result `exports[0]` of `model` for the same image.
+          result: name of a result, one of `exports`.
+          tolerance: largest difference that rounding may cause.
         """
 
     def transform(self, image: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Predictor(Protocol):
         """Returns the input of the backbone, `[B, h, w, 3]` float32, for transformed images."""
 
     def predictions(self, images: Sequence[np.ndarray], topk: int) -> Sequence[Prediction]:
-        """Returns one prediction for each image `[H, W, 3]` uint8. Lines have at most `topk` names."""
+        """Returns one prediction for each image `[H, W, 3]` uint8. `Prediction.line` has at most `topk` class names."""
 
     def activations(self, images: jax.Array, topk: int) -> Sequence[Activation]:
         """Returns activation maps of the `topk` most probable classes for one normalized image `[1, h, w, 3]`.

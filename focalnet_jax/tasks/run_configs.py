@@ -1,4 +1,4 @@
-"""The config of the run that wrote weights, for predictors of dense tasks."""
+"""Reads the config of the run that wrote weights, for the predictors of segmentation and detection."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from focalnet_jax.convert.opened import Step, open_weights
 
 
 def run_config(task: str, path: str | Path, which: str | None) -> FrozenConfigDict:
-    """Returns the config of the run that wrote the weights. Keys that the stored config lacks have their defaults.
+    """Returns the config of the run that wrote the weights at `path`.
 
-    If the weights are not from a run, all keys have their defaults.
+    Keys that the stored config lacks have their defaults. If the weights are not from a run, this applies to all keys.
 
     Args:
       task: name of the task.
       path: path of the weights.
-      which: selection among several weights.
+      which: selection among several weights in the file.
     """
     default = default_config(task)
     opened = open_weights(path, which)
@@ -29,12 +29,12 @@ def run_config(task: str, path: str | Path, which: str | None) -> FrozenConfigDi
 
 
 def fitted_box(size: int | tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """Returns the long and the short side that images of a given size fit into.
+    """Returns the long and the short side of a box of the given size.
 
     Args:
-      size: height and width in pixels; or only the shorter side. The longer side then follows from the aspect ratio of
-        `box`.
-      box: long and short side.
+      size: height and width in pixels, in either order; or only the shorter side, so that the longer side follows from
+        the aspect ratio of `box`.
+      box: long and short side of the box with this aspect ratio.
     """
     if isinstance(size, int):
         return max(box) * size // min(box), size

@@ -1,4 +1,4 @@
-"""Protocols of a task: its interface to the trainer, without behaviour. `predictor` has the protocols of predictions.
+"""Protocols of a task, its evaluations and its `kind` module. The module `predictor` has the protocols of predictions.
 
 The trainer knows only named arrays, losses and metrics. The task defines the examples, the model and its loss, and how
 results are measured and shown.
@@ -34,7 +34,7 @@ Metrics = dict[str, "jax.Array"]
 class Evaluation(Protocol):
     """Measures a model on every example of a source exactly once.
 
-    The devices measure batches, and the host combines the results, because AP and PQ are not sums over examples.
+    The devices measure batches, and the host combines the results, because AP is not a sum over examples.
     """
 
     source: Source
@@ -49,16 +49,16 @@ class Evaluation(Protocol):
         """Discards all batches added so far."""
 
     def add(self, measured: Any, batch: Batch) -> None:
-        """Adds a batch: its measured arrays, and this host's part of the batch itself."""
+        """Adds the result of `measure` for a global batch. `batch` is this host's part of the batch."""
 
     def result(self) -> dict[str, float | int]:
-        """Returns the metrics by name, and the number of `examples`."""
+        """Returns the metrics by name, and the number of examples as `examples`."""
 
     def details(self) -> dict[str, float | int]:
         """Returns facts about the evaluation that do not depend on the weights, such as a number of classes."""
 
     def table(self) -> list[tuple[str, ...]]:
-        """Returns a table of results in detail, such as one row per class, after a row of titles; or an empty list."""
+        """Returns a table of detailed results, such as one row per class, after a row of titles; or an empty list."""
 
     def records(self) -> list[dict[str, Any]]:
         """Returns the predictions for all examples as JSON objects in the format of the task's usual tools.
@@ -67,7 +67,7 @@ class Evaluation(Protocol):
         """
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Describes the metrics in words, for one line of output."""
+        """Returns the metrics in words, as one line of text."""
 
     def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Any:
         """Returns the arrays that `draw` receives, with leaves `[B, ...]`. JAX traces this method."""
@@ -75,7 +75,7 @@ class Evaluation(Protocol):
     def draw(self, predicted: Any, index: int) -> np.ndarray:
         """Returns an image `[H, W, 3]` uint8 of the prediction for one example next to its ground truth.
 
-        `index` is the place of the example in the arrays of `predict`.
+        `predicted` is the result of `predict`, and `index` the index of the example in its arrays.
         """
 
 
@@ -85,14 +85,15 @@ class Task(Protocol):
     Attributes:
       name: name in `config.task`.
       best_metric: metric of the evaluation "eval" that ranks checkpoints; higher is better.
-      backbone: prefix of FocalNet's parameters, such as "" or "backbone/".
-      splits_batches: whether the mean loss over micro-batches of equal size is the loss of the batch.
+      backbone: prefix of the names of FocalNet's parameters, such as "" or "backbone/".
+      splits_batches: whether the loss of a batch equals the mean of the losses of micro-batches of equal size, so that
+        a batch may be split.
       host: `Host` that converts examples to arrays.
       source: the training examples, or None if a model is only evaluated or compiled.
       repeats: number of copies of each example in a batch, each with different augmentation.
-      balance: order in which some examples occur more often, or None if all occur equally often.
-      groups: groups of training examples whose arrays have equal shapes, or None if all arrays have equal shapes. The
-        examples of a batch are of one group.
+      balance: order in which some examples occur more often than others, or None if all occur equally often.
+      groups: groups of training examples whose arrays have equal shapes, or None if the arrays of all examples have
+        equal shapes. All examples of a batch are from one group.
     """
 
     name: str
@@ -113,8 +114,8 @@ class Task(Protocol):
           like: the model's variables, `params` and `statistics`, as arrays or shapes. The result has the same
             shardings.
           which: selection among several weights in the file.
-          evaluated: whether to evaluate the weights. Otherwise they start a run: `init_head` applies, and variables
-            that the result lacks are initialised.
+          evaluated: whether the weights are for an evaluation. Otherwise they start a run: `init_head` applies, and
+            variables that the file lacks are initialised.
         """
 
     def start_fresh(self) -> Task:
@@ -136,37 +137,44 @@ class Task(Protocol):
         """Returns the metadata that checkpoints store for `continue_run`."""
 
     def banner(self) -> dict[str, str]:
-        """Returns the content of rows of the banner, by name of the row, or an empty dict.
+        """Returns texts for the banner at the start of a run, by the name of the row, or an empty dict.
 
-        The rows "model" and "data" exist and are extended; other names add rows.
+        The texts of "model" and "data" are appended to existing rows. Other names add rows.
         """
 
     def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shapes and dtypes of a training batch, or of a batch of the evaluation "eval" without its `mask`."""
+        """Returns shapes and dtypes of a training batch.
+
+        If `evaluated` is True, they are those of a batch of the evaluation "eval", without its `mask`.
+        """
 
     def build_model(self, precision: Precision, rngs: nnx.Rngs, platform: str) -> nnx.Module:
         """Returns a model with fresh parameters."""
 
     def summarize(self, model: nnx.Module | None = None) -> Summary:
-        """Returns the numbers of parameters and of MACs per example. If `model` is None, builds a model first."""
+        """Returns the numbers of parameters and of multiply-accumulates per example.
+
+        If `model` is None, the model of the config is built first.
+        """
 
     def facts(self) -> dict[str, Any]:
         """Returns facts about the outputs, by name, for reports."""
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> Any:
-        """Returns the inputs of `loss` with leaves `[B, ...]`, augmented on the devices over the global batch."""
+        """Returns the inputs of `loss` with leaves `[B, ...]` for a global batch, augmented on the devices."""
 
     def loss(self, model: nnx.Module, batch: Any, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss of a batch or micro-batch, and named parts of the loss.
+        """Returns the mean loss of a prepared batch or micro-batch, and parts of the loss by name.
 
-        `keys` `[B]` are PRNG keys for dropout, one per example.
+        `keys` `[B]` are PRNG keys, one per example, for dropout and other random choices of the model.
         """
 
     def counts(self, model: nnx.Module, batch: Any, keys: jax.Array) -> jax.Array | None:
-        """Returns means over the examples of a batch that `loss` divides by and that depend on the model, or None.
+        """Returns the divisors of `loss` that depend on the model, as means over the examples of a batch.
 
-        With micro-batches, `loss` receives the means over the whole batch as `counts` in the batch. To compute them,
-        the trainer calls this method before, with the arguments of `loss`.
+        The result is None if there are no such divisors. Otherwise, if the trainer splits a batch into micro-batches,
+        it first calls this method with the arguments of `loss`. The means over the whole batch are then the entry
+        `counts` of the batches that `loss` receives.
         """
 
     def inputs(self, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -176,14 +184,14 @@ class Task(Protocol):
         """Returns the evaluations of a run by the prefix of their metrics. The evaluation "eval" ranks checkpoints."""
 
     def show(self, batch: Any, index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image `[H, W, 3]` uint8 at `index` of a prepared batch with its targets drawn, and captions."""
+        """Returns the image at `index` of a prepared batch with its targets, `[H, W, 3]` uint8, and captions."""
 
 
 class Kind(Protocol):
     """Interface of the modules `tasks/NAME/kind.py`, which make tasks from configs."""
 
     def open_examples(self, config: FrozenConfigDict) -> Source:
-        """Returns the examples to train on."""
+        """Returns the training examples of a config."""
 
     def choose(self, config: FrozenConfigDict, start: Any | None, source: Source | None) -> dict[str, Any]:
         """Returns values for the keys that the config leaves open and that this task can choose.

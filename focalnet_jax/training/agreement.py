@@ -30,7 +30,7 @@ _SEEN_SECONDS = 10.0  # time that a network file system may need to show a file 
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of focalnet_jax, Python and the packages that compute, by name."""
+    """Returns the versions of focalnet_jax, Python and the packages in `_PACKAGES`, by name."""
     ours = {"focalnet_jax": __version__, "python": platform.python_version()}
     return ours | {name: version(name) for name in _PACKAGES}
 
@@ -52,7 +52,7 @@ def _source() -> str:
 
 def check_same_workdir(workdir: AnyPath) -> None:
     """Raises `UserError` if a process does not see the directory that process 0 has locked."""
-    anywhere(False)  # waits until process 0 has locked it
+    anywhere(False)  # waits until process 0 has locked the workdir
     lock, deadline = workdir / LOCK, time.monotonic() + (_SEEN_SECONDS if jax.process_count() > 1 else 0)
     while not exists(lock) and time.monotonic() < deadline:
         time.sleep(0.1)

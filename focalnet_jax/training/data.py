@@ -45,7 +45,7 @@ class TrainData:
     def batches(
         self, start_step: int, end_step: int, stopped: Callable[[], bool] = loader.never
     ) -> Iterator[loader.Batch]:
-        """Yields this host's part of each batch after `start_step` finished steps, up to `end_step` steps.
+        """Yields this host's part of the batches of the steps `start_step` + 1 to `end_step`.
 
         Ends early if `stopped` returns True while no batch is ready.
         """

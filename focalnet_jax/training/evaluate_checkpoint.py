@@ -109,5 +109,5 @@ def _write_results(path: Path, records: list[dict[str, Any]]) -> None:
     try:
         write_whole(path, json.dumps(records))
     except OSError as error:
-        raise UserError(f"cannot write --results {path}: {error.strerror}") from error
+        raise UserError(f"cannot write --results {path}: {error.strerror}; choose another file") from error
     print(f"wrote {len(records)} predictions to {path}")

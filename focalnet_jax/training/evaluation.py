@@ -34,7 +34,7 @@ class EvalData:
         return self.host.groups(self.evaluation.source)  # may read a part of every example
 
     def batches(self) -> Iterator[Batch]:
-        """Yields this host's part of the batches, with every example once."""
+        """Yields this host's part of each batch. The batches of all hosts together have every example once."""
         return loader.eval_batches(
             self.evaluation.source,
             self.host,

@@ -22,7 +22,7 @@ class FirstImages:
     Args:
       spec: `TrainSpec` of the run.
       count: number of images, limited by the size of a batch; 0 for no images.
-      look: function of the model's variables and a batch. It returns arrays with leaves `[B, ...]`; JAX traces it.
+      look: function of the model's variables and a batch, which returns a pytree of arrays `[B, ...]`. It is jitted.
     """
 
     def __init__(self, spec: TrainSpec, count: int, look: Callable[[Variables, dict[str, jax.Array]], Any]):
@@ -50,9 +50,10 @@ class FirstImages:
             yield batch
 
     def arrays(self, variables: Variables) -> Any | None:
-        """Returns the arrays of `look` for images of the batch that `watch` kept, without the padding of a last batch.
+        """Returns the result of `look` for the chosen images of the batch that `watch` kept, and discards the batch.
 
-        Returns None if no batch was kept. All processes must call this method.
+        Examples that only pad the batch are left out. Returns None if no batch was kept. All processes must call this
+        method.
         """
         if self._batch is None:
             return None

@@ -65,9 +65,9 @@ def judge(
 
 
 def largest(statistics: Any) -> jax.Array | None:
-    """Returns the largest absolute value of all statistics, or None without statistics; NaN if one of them is NaN.
+    """Returns the largest absolute value of all statistics, or None without statistics; NaN if any value is NaN.
 
-    Integers, such as counters, and keys of random numbers are left out.
+    Integers (such as counters) and PRNG keys are left out.
     """
     leaves = [leaf for leaf in jax.tree.leaves(statistics) if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size]
     if not leaves:

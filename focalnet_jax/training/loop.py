@@ -81,7 +81,7 @@ def train(config: FrozenConfigDict, workdir: AnyPath) -> int:
 
 
 def _was_evaluated(run: Run, name: str) -> bool:
-    """Returns whether process 0 has recorded the result of an evaluation at the current step."""
+    """Returns whether process 0 has recorded the result of the evaluation `name` at the current step."""
     return bool(from_first(is_first() and was_evaluated(run.workdir, run.step, name)))
 
 
@@ -100,7 +100,7 @@ class _Loop:
         self.run, self.writer, self.stop, self.watchdog = run, writer, stop, watchdog
         self.check_writable = check_writable
         self.alone = jax.process_count() == 1
-        # Sums over all processes: the number of processes that received a signal, and of substituted images.
+        # Sums over all processes: the number that received a signal, and the number of substituted images.
         self.exchange = Exchange(run.spec.mesh, (0, run.substituted))
         self.progress = Progress(run.step, run.plan.total, run.plan.steps_per_epoch, run.cost)
         self.stop.saved = lambda: run.step if run.checkpoints.holds(run.step) else None
@@ -212,7 +212,7 @@ class _Loop:
 
         The main evaluation saves the run if a save is due or if the result is the best so far. In a single process, a
         signal cuts an evaluation short, and the resumed run repeats the evaluation. Several processes finish the
-        evaluation, because they cannot agree where to cut it short; they save the run before each evaluation.
+        evaluation, because they cannot agree where to cut it short; they always save the run before it.
         """
         run = self.run
         run.read_metrics()

@@ -28,7 +28,7 @@ def cosine_schedule(
 ) -> optax.Schedule:
     """Returns a schedule with linear warm-up and a cosine over the whole run, like timm's CosineLRScheduler per step.
 
-    The schedule is a function of the number of earlier steps. The cosine starts at step 0, not at the end of the
+    The schedule's argument is the number of finished steps. The cosine starts at step 0, not at the end of the
     warm-up, so the learning rate jumps slightly at the end of the warm-up. From `total_steps` on, the rate is
     `minimum`. A run shorter than the warm-up ends during the warm-up.
 
@@ -101,7 +101,7 @@ def step_schedule(
 
 
 def _warmed(schedule: optax.Schedule, ratio: float, steps: int) -> optax.Schedule:
-    """Returns a schedule whose first steps are multiplied by factors that rise linearly from `ratio` to 1."""
+    """Returns `schedule` with its first `steps` rates multiplied by factors that rise linearly from `ratio` to 1."""
 
     def warmed(step: Any) -> Any:
         # In this form, a small ratio loses no digits in float32.
@@ -138,7 +138,7 @@ def make_schedule(config: FrozenConfigDict, warmup_steps: int, total_steps: int,
 def make_optimizer(
     config: FrozenConfigDict, schedule: optax.Schedule, backbone: str = ""
 ) -> optax.GradientTransformation:
-    """Returns an optimizer with clipping by global norm.
+    """Returns the optimizer of the config, with clipping by global norm unless `clip_norm` is 0.
 
     In all optimizers, weight decay is decoupled from the gradient and scaled by the learning rate, as in AdamW.
     The factors of `learning_rate_scales` and `layer_decay` multiply a parameter's whole update, decay included. A
@@ -226,7 +226,8 @@ def learning_rate_scales(config: FrozenConfigDict, params: Any, backbone: str = 
 
     Layer-wise decay (arXiv 1801.06146, 2106.08254) uses timm's groups for FocalNet. Layer 0 is the patch embedding.
     Each block is the next layer, together with a downsample before it. The output norms belong to the layer of the last
-    block. The head is the last layer, n. The factor of layer l is `layer_decay ** (n - l)`.
+    block. The head is the last layer, n. In layer l, the factor is `layer_decay ** (n - l)`, times the factor of a
+    matching pattern in `learning_rate_scales`.
 
     Args:
       config: the `optimizer` section.

@@ -27,7 +27,7 @@ class Plan:
 
 
 def make_plan(config: FrozenConfigDict, train_examples: int, groups: Groups | None = None) -> Plan:
-    """Returns every duration of a config in steps. `groups` are the groups of examples of the task, see `Task`.
+    """Returns every duration of a config in steps. For `groups`, see `Task.groups`.
 
     Raises:
       UserError: a duration is missing, given twice or out of range.
@@ -40,7 +40,11 @@ def make_plan(config: FrozenConfigDict, train_examples: int, groups: Groups | No
     main = duration(config, "eval_every", epoch, default=first + total)
     others = {name: duration(config, f"evaluations.{name}.every", epoch, default=main) for name in config.evaluations}
     if first + total >= 2**31:
-        raise UserError(f"{total} steps after the {first} steps of continue_from; expected fewer than 2**31 in total")
+        earlier = f" after the {first} steps of continue_from" if first else ""
+        raise UserError(
+            f"{total} steps{earlier} are too many; expected fewer than 2**31 in total: decrease total_steps or "
+            "total_epochs"
+        )
     return Plan(
         epoch,
         first + total,

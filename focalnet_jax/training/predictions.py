@@ -43,7 +43,7 @@ class PredictionsLog(FirstImages):
 
 
 def stacked(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns images `[H, W, 3]` uint8 below each other on white."""
+    """Stacks images `[H, W, 3]` uint8 vertically into one image. Narrower images are padded with white."""
     width = max(image.shape[1] for image in images)
     return np.concatenate(
         [np.pad(image, ((0, 8), (0, width - image.shape[1]), (0, 0)), constant_values=255) for image in images]

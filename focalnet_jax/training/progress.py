@@ -26,13 +26,13 @@ class StepCost:
     """The cost of a training step."""
 
     images: int  # number of images in the global batch
-    flops: float  # FLOPs of forward and backward pass, without recomputation to save memory
+    flops: float  # FLOPs of the forward and backward passes, without rematerialization
     devices: int
     peak: float | None  # FLOP/s of all devices together; None if `distributed.chips` does not list the device
 
 
 def step_cost(batch_size: int, macs: int, mesh: Mesh) -> StepCost:
-    """Returns the cost of a training step, from the number of MACs per image.
+    """Returns the cost of a training step, from the MACs of a forward pass of one image.
 
     A backward pass costs as much as two forward passes, and a MAC is two FLOPs.
     """
@@ -55,7 +55,7 @@ class Progress:
         self._step_begun: float | None = None
 
     def first_step_done(self) -> None:
-        """Restarts the clock after the first step, which is mostly compilation."""
+        """Prints the duration of the first step, which is mostly compilation, and restarts the clock."""
         now = time.perf_counter()
         print(f"first step, compilation included, took {clock(now - self._begun - self._paused)}", flush=True)
         self._marked_step, self._marked_time, self._waited = self._first + 1, now, 0.0
@@ -83,7 +83,7 @@ class Progress:
             yield batch
 
     def _step_ends(self, now: float) -> None:
-        """Records the duration of a step, from the previous call to this one."""
+        """Records the duration of a step: the time since the previous call, without pauses."""
         if self._step_begun is not None:
             self._periods.append(now - self._step_begun - self._paused)
         if self._compiled:

@@ -54,7 +54,7 @@ def resolve(
     Args:
       config: config of a run or of an evaluation.
       mesh: mesh of the devices that the run or evaluation uses.
-      source: training examples. Without examples, keys that depend on them cannot be chosen.
+      source: training examples. Without them, keys that depend on the training data cannot be chosen.
       evaluated: path of the weights to evaluate; keys of the model and the image size that are left open get the
         values stored with these weights.
       which: name of the weights in a file with several models, see `read_weights`.
@@ -107,8 +107,8 @@ def _stated_options(config: FrozenConfigDict) -> tuple[dict[str, bool], dict[str
     """Returns the values of the model options that the shapes of weights do not determine.
 
     Returns:
-      The values that the user set, and the values to assume if the weights do not specify them. The latter are None if
-      the model is to be chosen.
+      Two dicts by option. If the model is to be chosen: the values that the user set, and None. If `model.name` is set:
+      {}, and the values of the config's model, to assume if the weights do not specify them.
     """
     given = {key: config.model[key] for key in NOT_FROM_SHAPES if config.model[key] is not None}
     if is_auto(config, "model.name"):
@@ -142,9 +142,10 @@ def _model(config: FrozenConfigDict, start: Start | None, on_cpus: bool) -> dict
 
 
 def _batch_size(config: FrozenConfigDict, mesh: Mesh, examples: int, on_cpus: bool) -> int:
-    """Returns a batch size for ten or more steps per epoch, a power of two if possible.
+    """Returns a batch size for about ten or more steps per epoch.
 
-    The batch size is at most 32 on CPUs, and at most 64 per accelerator on other devices.
+    It is a power of two of at least 8, limited to 32 on CPUs, to 64 per accelerator, and to `examples`. It is then
+    rounded to a multiple of the number of devices that share a batch, times `accumulate_steps`.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = parts * config.accumulate_steps

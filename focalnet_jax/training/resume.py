@@ -44,7 +44,8 @@ class Found:
     Attributes:
       folder: folder of the checkpoints.
       step: number of the newest good step, or None if there is no good step.
-      others: newer steps that are not good: "damaged", "unfinished" or "foreign", and the reason.
+      others: newer steps that are not good, by number: "damaged", "unfinished" or "foreign" (not a checkpoint), and
+        the reason.
     """
 
     folder: AnyPath
@@ -73,7 +74,7 @@ class Found:
 
 
 def find_newest(folder: AnyPath) -> Found:
-    """Returns the newest step whose files are undamaged, and the newer steps, which are damaged or unfinished.
+    """Returns the newest step whose files are undamaged, and the newer steps, which are not good, see `Found`.
 
     Each process verifies some of the files.
 
@@ -126,7 +127,8 @@ def check_saved(workdir: AnyPath, found: Found) -> None:
 def refuse_other_run(config: FrozenConfigDict, workdir: AnyPath, newest: int | None) -> None:
     """Raises `UserError` if the workdir has a run with a different config.
 
-    The message names the keys that differ. A run without a checkpoint may be replaced by another one.
+    The message names the keys that differ. A run without a checkpoint may be replaced by another one, unless its config
+    has unknown keys.
     """
     path = workdir / CONFIG_FILE
     with answering(path):
@@ -154,7 +156,7 @@ def identity(source: Source) -> dict[str, Any]:
 
 
 def data_of(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Returns `identity` of the data and `substituted`, as stored in a checkpoint, without keys that it lacks."""
+    """Returns the entry `data` of a checkpoint's metadata (`identity` and `substituted`), or {} if it is missing."""
     return metadata.get("data", {})
 
 
@@ -223,7 +225,7 @@ class Origin:
         ours = identity(source)
         theirs = {key: self.data.get(key) for key in ours}
         if missing := [f"data.{key}" for key, value in theirs.items() if value is None]:
-            texts.append(f"the data cannot be compared, because its metadata lacks {' and '.join(missing)}")
+            texts.append(f"the data cannot be compared, because the metadata of that run lacks {' and '.join(missing)}")
         elif theirs != ours:
             texts.append(f"that run was trained on other data, {theirs['examples']} examples")
         return texts
@@ -252,9 +254,9 @@ def _refuse(path: AnyPath, workdir: AnyPath, differing: list[str]) -> None:
     message = f"{path} has a run with another config: {'; '.join(differing)}. Give its config or another --workdir"
     if any(text.startswith("total_") for text in differing):
         message += (
-            ". The schedule of a run cannot be extended. To train longer, start a run in another --workdir, either "
-            f"with --config.continue_from={workdir}, which takes weights, optimizer state and average, and has its "
-            "own schedule with total_* and schedule.warmup_* counted from there, or with "
-            f"--config.init_from={workdir}, which takes only the weights"
+            ". The schedule of a run cannot be extended. To train longer, start a run in another --workdir: "
+            f"--config.continue_from={workdir} takes weights, optimizer state and average, and starts a new schedule "
+            "(total_* and schedule.warmup_* count from its last step); "
+            f"--config.init_from={workdir} takes only the weights"
         )
     raise UserError(message)

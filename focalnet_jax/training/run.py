@@ -94,9 +94,10 @@ class Run:
     def save(self, evaluated: dict[str, float] | None = None, *, last: bool = False) -> bool:
         """Saves the state and the metrics in `evaluated`. If this step is already saved, only adds the metrics.
 
-        Parameters that are NaN or infinite are never saved, because no run could resume from them. If the loss or a
-        gradient is NaN or infinite, the save is postponed until both are finite. With `last`, the state is saved at
-        once: it is finite, because the update was skipped.
+        Parameters that are NaN or infinite are never saved, because no run could resume from them. If the loss, a
+        gradient or a statistic is NaN or infinite, the save is postponed until all are finite. With `last`, the state
+        is saved at once: it is finite, because the update was skipped. A save that is not the last is also postponed
+        while an earlier step is still being written to a bucket.
 
         Returns:
           Whether the save has started; False if it was postponed.
@@ -130,7 +131,7 @@ class Run:
         return True
 
     def _forgive_failure(self) -> None:
-        """Waits for an earlier save. If it failed, only prints a warning, so that the last save is tried."""
+        """Waits for an earlier save. If this save failed, prints a warning, so that the last save is still tried."""
         try:
             self.checkpoints.wait()
         except RunFailedError as error:

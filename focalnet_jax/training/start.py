@@ -29,8 +29,9 @@ def resumed_config(
 ) -> tuple[FrozenConfigDict, Origin | None]:
     """Returns the config with the values that an earlier run chose, and the checkpoint to continue from.
 
-    The earlier run is the run in `folder` if it has a checkpoint, else the run of `continue_from`. The checkpoint is
-    None unless this run starts from `continue_from`.
+    The earlier run is the run in `folder`, whose newest step is `newest`. If `newest` is None, it is the run of
+    `continue_from`. If both are missing, the config is returned unchanged. The returned checkpoint is None unless this
+    run starts from `continue_from`.
     """
     if newest is not None:
         stored = read_metadata(folder / str(newest)).get("config")
@@ -45,10 +46,11 @@ def resumed_config(
 def start_task(
     config: FrozenConfigDict, task: Task, checkpoint: Path | None, origin: Origin | None, like: Variables
 ) -> tuple[Task, Loaded | None, int]:
-    """Returns the task with its data matched to the initial head, and two parts of the initial state.
+    """Matches the task's data to the head of the model that the run starts from, and loads `init_from`.
 
     Returns:
-      The task; the weights of `init_from`, or None if they are not used; and the number of images substituted so far.
+      The task; the weights of `init_from`, or None if they are not used; and the number of unreadable images that the
+      resumed run has substituted, or 0.
     """
     if checkpoint is not None:
         stored = check_checkpoint(config, checkpoint, task.source)

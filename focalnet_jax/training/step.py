@@ -45,8 +45,8 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
 
     - `train/loss` and its named parts, `train/grad_norm` (before clipping), `train/update_norm`, `train/learning_rate`,
     - `train/param_norm`, the norm of the parameters after the update,
-    - for a model with statistics, `train/statistics_max`, the largest absolute value of the statistics of this batch's
-      update,
+    - for a model with statistics, `train/statistics_max`, the largest absolute value of the new statistics, even if the
+      update is skipped,
     - `train/skipped` and `train/skipped_in_a_row`, the numbers of updates skipped so far and skipped consecutively,
     - with `log_statistics`, `params/NAME` and `gradients/NAME`, the norms of every parameter and its gradient.
     """
@@ -107,7 +107,10 @@ def make_train_step(spec: TrainSpec) -> Callable[[TrainState, Arrays], tuple[Tra
 
 
 def _with_counts(spec: TrainSpec, state: TrainState, micro_batches: Any) -> Any:
-    """Returns stacked micro-batches and their keys with the means of `Task.counts` over all of them."""
+    """Returns stacked micro-batches and their keys, with the entry `counts` added to every micro-batch.
+
+    The entry is the mean of `Task.counts` over all micro-batches. If the task has no counts, nothing is added.
+    """
 
     def count(micro_batch: Any) -> jax.Array | None:
         model = merge_model(spec.graph, Variables(state.params, state.statistics))
@@ -123,7 +126,7 @@ def _with_counts(spec: TrainSpec, state: TrainState, micro_batches: Any) -> Any:
 def _update(
     spec: TrainSpec, state: TrainState, loss: jax.Array, gradients: Params, statistics: Params
 ) -> tuple[TrainState, Metrics]:
-    """Returns the next state, with unchanged variables if the update is skipped, and the metrics."""
+    """Returns the next state and the metrics. A skipped update changes only the counters of steps and of `health`."""
     grad_norm = optax.tree.norm(gradients)
     statistics_max = largest(statistics)
     good, health = judge(state.health, loss, grad_norm, spec.spike_factor, statistics_max)
@@ -166,9 +169,9 @@ def _norms(kind: str, tree: Params) -> Metrics:
 
 
 def _split_batch(parts: int, batch: jax.Array) -> jax.Array:
-    """Returns `[parts, B / parts, ...]` of a batch `[B, ...]`.
+    """Splits a batch `[B, ...]` into micro-batches, stacked as `[parts, B / parts, ...]`.
 
-    Each part has examples from every device, so no example moves to another device.
+    Each micro-batch has examples from every device, so no example moves to another device.
     """
     return batch.reshape(batch.shape[0] // parts, parts, *batch.shape[1:]).swapaxes(0, 1)
 

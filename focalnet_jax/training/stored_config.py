@@ -13,7 +13,7 @@ from focalnet_jax.config import auto_keys, default_config, flatten, is_auto, rep
 from focalnet_jax.errors import UserError
 from focalnet_jax.settings import settings_of
 
-# Keys that may differ when a run is resumed: they change logging or hardware, not the computed values.
+# Keys that may differ when a run is resumed, because they do not change the computed updates.
 RESUMABLE = (
     "log_every_steps",
     "log_statistics",
@@ -45,7 +45,7 @@ RESUMABLE = (
 
 
 def with_defaults(stored: dict[str, Any], task: str) -> dict[str, Any]:
-    """Returns the config of a run, read from JSON, with default values for the keys of `task` that it lacks.
+    """Returns the config of a run, read from JSON, with default values for missing keys of `task`.
 
     A key may be missing because the config was stored before the key existed.
 
@@ -89,14 +89,14 @@ def with_stored(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -
 
 
 def _is_step_of(given: str, step: str | None) -> bool:
-    """Returns whether `given` is the path of `step`, `WORKDIR/checkpoints/STEP`, or one of the two folders above."""
+    """Returns whether `given` is the checkpoint `step` (WORKDIR/checkpoints/STEP), its folder or its workdir."""
     return step is not None and Path(os.path.abspath(given)) in (Path(step), *list(Path(step).parents)[:2])
 
 
 def differences(config: ConfigDict | FrozenConfigDict, stored: dict[str, Any]) -> list[str]:
     """Returns one line for each key that prevents a run from resuming, because it differs from the stored config.
 
-    `stored` is the config of the run, read from JSON. A key that it lacks has the default value, see `with_defaults`.
+    `stored` is the config of the run, read from JSON. A missing key has the default value, see `with_defaults`.
     Keys of `config` that are chosen automatically are set to their stored values first.
     """
     stored = with_defaults(stored, config.task)

@@ -79,7 +79,7 @@ class MetricsWriter:
             other.write(step, finite)
 
     def draw(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Writes images `[H, W, 3]` uint8 by name to the writers that show images."""
+        """Writes images `[H, W, 3]` uint8, given by name, to TensorBoard if it is among the writers."""
         for other in self._others:
             if isinstance(other, _TensorBoard):
                 other.draw(step, pictures)
@@ -199,7 +199,7 @@ def _in_one_line(service: str, kind: type[Exception]) -> Iterator[None]:
     except Exception as error:
         raise kind(
             f"writers: {service} failed ({reason(error)}); check its settings and {service}_id.txt in the workdir, or "
-            "remove it from writers, and start the same command"
+            f"remove {service} from writers, and start the same command again"
         ) from error
 
 

@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         try:
             np.savez(flags.out, **arrays)
         except OSError as error:
-            raise UserError(f"cannot write --out {flags.out}: {error.strerror}") from error
+            raise UserError(f"cannot write --out {flags.out}: {error.strerror}; choose another file") from error
         print(
             f"{flags.out}: {len(train.labels)} training and {len(test.labels)} evaluation examples, "
             f"{train.values.shape[1]} features per example"

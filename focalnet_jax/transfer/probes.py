@@ -9,7 +9,7 @@ import numpy as np
 
 from focalnet_jax.errors import UserError
 
-_AT_ONCE = 1024  # number of rows compared with all others at a time
+_AT_ONCE = 1024  # number of test examples compared with all training examples at a time
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def nearest_neighbours(
       UserError: there are fewer training examples than neighbours.
     """
     if max(neighbours) > len(train.labels):
-        raise UserError(f"{max(neighbours)} neighbours, but only {len(train.labels)} training examples: give fewer")
+        count = len(train.labels)
+        raise UserError(f"neighbours={max(neighbours)}: there are {count} training examples; give at most {count}")
     known, queries = (_directions(split.values) for split in (train, test))
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     right = dict.fromkeys(neighbours, 0)

@@ -1,10 +1,10 @@
 """Draw the maps of a model: python -m focalnet_jax.visualize --checkpoint PATH --images FILE|FOLDER... --out DIR.
 
-For each image, this writes NAME.png and NAME.npz. The figure shows the modulator and the gates of each stage's last
-block, and the class activation of the most probable class. The .npz contains the maps of all blocks as arrays. For each
-video, animated GIF or --frames FOLDER, it writes NAME.gif, with the maps of the last stage, and NAME.npz. For the
-model, it writes kernels.png, with the depthwise kernels, and receptive_field.png, with the effective receptive field of
-each stage, and an .npz for each.
+For each image, this writes NAME.png and NAME.npz. By default, the figure shows the modulator and the gates of each
+stage's last block, and the class activation of the most probable class. The .npz contains the maps of all blocks as
+arrays. For each video, animated GIF or --frames FOLDER, it writes NAME.gif, with the maps of the last stage, and
+NAME.npz. For the model, it writes kernels.png, with the depthwise kernels, and receptive_field.png, with the effective
+receptive field of each stage, and an .npz for each.
 """
 
 import os

@@ -83,7 +83,7 @@ def kernels_figure(kernels: Sequence[Sequence[np.ndarray]], names: Sequence[str]
 
 
 def receptive_figure(fields: Sequence[np.ndarray], names: Sequence[str] = ()) -> Figure:
-    """Returns a figure of effective receptive fields, relative to their maximum on a logarithmic scale.
+    """Returns a figure of effective receptive fields, each relative to its maximum, on a logarithmic scale.
 
     Args:
       fields: field of each stage, `[H, W]`.
@@ -121,9 +121,9 @@ def coloured(values: np.ndarray, size: tuple[int, int], colours: str, limits: tu
 
 
 def laid_over(image: np.ndarray, values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """Draws a class activation `[h, w]` over the grey version of an image `[H, W, 3]`.
+    """Draws a class activation `[h, w]` over the grey version of an image `[H, W, 3]`; returns `[H, W, 3]` uint8.
 
-    Its colours are scaled to `limits`, see `coloured`.
+    The colours of the activation are scaled to `limits`, see `coloured`.
     """
     grey = image.mean(axis=-1, dtype=np.float32, keepdims=True)
     return np.uint8(_OVER * coloured(values, image.shape[:2], ACTIVATION, limits) + (1 - _OVER) * grey)
@@ -165,7 +165,7 @@ def _grid(rows: int, columns: int, aspect: float) -> tuple[Figure, np.ndarray]:
 def _entitle(axis: Axes, title: str) -> None:
     """Sets a title, and omits the middle of a long title.
 
-    It is plain text, because class names may contain dollar signs, which would start a formula.
+    The title is plain text, because class names may contain dollar signs, which would start a formula.
     """
     half = _LETTERS // 2 - 1
     title = title if len(title) <= _LETTERS else f"{title[:half]} … {title[-half:]}"

@@ -33,7 +33,7 @@ def is_video(path: Path) -> bool:
 
 
 def read_frames(path: Path, every: int, most: int) -> tuple[list[np.ndarray], float]:
-    """Returns frames `[H, W, 3]` uint8, and the duration of a frame in seconds.
+    """Returns frames `[H, W, 3]` uint8, and the duration of each returned frame in seconds.
 
     Args:
       path: a video, an animated GIF or a folder of images.

@@ -103,7 +103,10 @@ def test_missing_and_other_tensors_are_named(given, tmp_path):
     last = next(name for name in tensors if name.endswith(("fc_cls.weight", "atss_cls.weight")))
     path = save({name: array for name, array in tensors.items() if name != last}, tmp_path / "b.pth")
     title = ARCHITECTURES[given.head.name].title
-    with pytest.raises(UserError, match=rf"b.pth lacks {last}; expected a whole {title} of mmdetection, or --head"):
+    expected = (
+        rf"b.pth lacks {last}; expected a complete {title} of mmdetection. To use only the backbone, .* --head drop"
+    )
+    with pytest.raises(UserError, match=expected):
         read_detector(path)
 
 

@@ -89,7 +89,7 @@ def test_an_output_that_cannot_be_written_causes_no_traceback(tmp_path):
         done = subprocess.run([*command, tmp_path / "a.safetensors"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (
         1,
-        "failed: No space left on device; free disk space and start it again\n",
+        "failed: No space left on device; free disk space and start the same command again\n",
     )
     process = subprocess.Popen([*command, tmp_path / "b.safetensors"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()

@@ -265,7 +265,7 @@ def test_commands_take_the_choice_of_weights(tmp_path):
     assert "expected one FocalNet of that key or prefix, found 0" in done.stderr
     checkpoint = tmp_path / "checkpoint"
     write_weights(read(path), checkpoint, format="orbax")
-    with pytest.raises(UserError, match="has only the item params; the flag is for PyTorch files"):
+    with pytest.raises(UserError, match="has only the item params; omit the flag, which is for PyTorch files"):
         read_weights(checkpoint, which="ema")
 
 

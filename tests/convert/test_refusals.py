@@ -105,7 +105,7 @@ def test_class_names_that_contradict_each_other_are_reported(swapped, count, tmp
     folder = in_a_directory(tmp_path / "model", id2label=dict(zip("01234", names, strict=True)), label2id=numbers)
     notes = [note for note in read_weights(folder).decisions if "label2id" in note]
     assert len(notes) == count
-    assert not count or "class 0 is 'ant', label2id 'eel'; id2label is used" in notes[0]
+    assert not count or "class 0 is 'ant' in id2label, but 'eel' in label2id; id2label is used" in notes[0]
     assert read_weights(folder).info.classes == tuple(names)
 
 
@@ -187,7 +187,10 @@ def test_errors_of_a_checkpoint_name_it_once(tmp_path):
     metadata = tmp_path / "step" / "metadata" / "metadata"
     for stated, told in (
         ({}, "the metadata of {} lacks model, which describes the architecture: choose another checkpoint"),
-        ({"model": {}}, "{} cannot be read: the checkpoint's description of its model is damaged: KeyError('config')"),
+        (
+            {"model": {}},
+            "{} cannot be read: the checkpoint's description of its model is damaged (KeyError('config')); ",
+        ),
         (json.loads(metadata.read_text()) | {"a": 1}, "checkpoint {} is damaged"),
     ):
         metadata.write_text(json.dumps(stated))

@@ -202,7 +202,7 @@ POLYGON = GOOD["segmentation"][0]
         ({"segmentation": {"size": [40, 60], "counts": [2401]}}, UNUSED, "a damaged run-length encoding"),
         ({"segmentation": {"size": [40, 60]}}, UNUSED, "a run-length encoding without counts or size"),
         ({"bbox": [50.0, 5.0, 20.0, 10.0]}, CHANGED, "box limited to the image"),
-        ({"segmentation": [[1, 1, 5, 5], POLYGON]}, CHANGED, "without a polygon of fewer than 3 points"),
+        ({"segmentation": [[1, 1, 5, 5], POLYGON]}, CHANGED, "removed a polygon of fewer than 3 points"),
         ({"area": None}, CHANGED, "no finite area: taken from the box"),
         ({"area": float("nan")}, CHANGED, "no finite area: taken from the box"),
     ],

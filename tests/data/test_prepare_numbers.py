@@ -28,7 +28,12 @@ WRITERS = pytest.mark.parametrize("write", [write_rows, write_shards])
     ("train", "val", "names", "told"),
     [
         (FROM_1, FROM_1, ["plain", "plain"], "start at 1; the first line is for 0"),
-        (NUMBERS, FROM_1, ["plain", "hub"], "the labels of train agree, so number the classes of val in the same way"),
+        (
+            NUMBERS,
+            FROM_1,
+            ["plain", "hub"],
+            "the labels of train agree with the names, so number the classes of val in the same way",
+        ),
         (NUMBERS, OWN, ["plain", "hub"], "label 2 means n01484850, but 2 images with this label are named after"),
         (NUMBERS, FROM_1, ["plain", "plain"], "the labels of val mean 2 classes that have no training images"),
         (NUMBERS, OWN, ["plain", "plain"], "the labels of val mean 1 classes that have no training images"),
@@ -126,7 +131,7 @@ def test_a_further_column_of_file_names_is_read(tmp_path):
 @WRITERS
 def test_a_label_list_is_compared_with_labels_and_replaces_missing_ones(write, tmp_path):
     source = write(tmp_path / "set", NUMBERS, dict.fromkeys(SYNSETS, -1))
-    refused("no image of val", "imagenet1k", "--source", source, "--out", tmp_path / "none")
+    refused("no image of a known class in val", "imagenet1k", "--source", source, "--out", tmp_path / "none")
     solution(source, write_val()[1])
     assert prepared(tmp_path / "out", "imagenet1k", "--source", source)[1] == {"train": TRAIN, "val": VAL}
     changed = dict(zip(SYNSETS, (1, 0, 65), strict=True))

@@ -114,12 +114,15 @@ def test_a_list_that_is_shorter_than_the_labels_is_refused(tmp_path):
     (tmp_path / "names.txt").write_text("zebra\napple\n")
     source = write_shard(tmp_path / "set" / "train-0.tar", [{".cls": str(number)} for number in (0, 1, 2)])
     given = ["--classes", tmp_path / "names.txt", "--out", tmp_path / "out"]
-    told = "1 labels of train, such as 2, are outside the 2 classes: add the missing classes to the list of --classes"
+    told = (
+        "the labels of 1 images of train, such as 2, are outside the 2 classes: "
+        "add the missing classes to the list of --classes"
+    )
     refused(told, "webdataset", "--source", source, *given)
     write_parquet(tmp_path / "train.parquet", [(None, picture(n), label) for n, label in enumerate((2, 0, 1))])
     refused(told, "parquet", "--source", tmp_path / "train.parquet", *given)
     (source.parent / "_info.json").write_text('{"classes": ["zebra", "apple"]}')
-    told = "1 labels of train, such as 2, are outside the 2 classes: give --classes FILE"
+    told = "the labels of 1 images of train, such as 2, are outside the 2 classes: give --classes FILE"
     refused(told, "webdataset", "--source", source.parent, "--out", tmp_path / "out")
 
 

@@ -61,7 +61,7 @@ def test_a_tar_of_all_without_a_split_val_or_with_more_than_splits_is_refused(tm
     path = write_tar(tmp_path / "imagenet.tar", train)
     out = ["--out", tmp_path / "out"]
     refused(
-        "imagenet.tar contains no images of val: give them too, or give --held-out FRACTION",
+        "the sources contain no validation images: add them to --source, or give --held-out FRACTION",
         "imagenet1k",
         "--source",
         path,

@@ -120,7 +120,7 @@ def test_the_classes_of_a_run_may_not_be_put_in_another_order(tmp_path):
     assert train(config_of(folder, 2, "--config.data.eval_split=test"), tmp_path / "run") == 0
     file = tmp_path / "classes.txt"
     file.write_text("dog\ncat\n")
-    with pytest.raises(UserError, match="in another order than its training"):
+    with pytest.raises(UserError, match="in another order than the checkpoint"):
         evaluate_checkpoint(config_of(folder, 2, f"--config.data.classes={file}"), str(tmp_path / "run"))
     file.write_text("chat\nchien\n")
     renamed = config_of(folder, 2, f"--config.data.classes={file}")

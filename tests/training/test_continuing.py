@@ -56,10 +56,8 @@ def test_more_steps_in_the_same_workdir_are_refused_with_the_ways_there_are(shor
     before = {path: path.stat().st_mtime_ns for path in short.rglob("*")}
     for longer in ("--config.total_steps=8", "--config.total_epochs=1"):
         refused = run("train.py", *TINY, WARM, longer, "--workdir", short)
-        assert_one_line_mistake(
-            refused, f"--config.continue_from={short}, which takes weights, optimizer state and average"
-        )
-        assert f"--config.init_from={short}, which takes only the weights" in refused.stderr
+        assert_one_line_mistake(refused, f"--config.continue_from={short} takes weights, optimizer state and average")
+        assert f"--config.init_from={short} takes only the weights" in refused.stderr
     assert {path: path.stat().st_mtime_ns for path in short.rglob("*")} == before
 
 
@@ -163,7 +161,7 @@ def test_data_that_cannot_be_compared_is_a_warning_for_a_continued_run(keys, lac
     config = load_config("configs/quickstart.py", [*TINY[1:], *continuing(short)])
     continued, origin = resumed_config(config, short / "none", None)
     texts = origin.describe(continued, DigitsSource("train"))
-    assert "the data cannot be compared, because its metadata lacks data." in texts[-1]
+    assert "the data cannot be compared, because the metadata of that run lacks data." in texts[-1]
 
 
 def test_a_run_resumes_without_keys_that_have_defaults(lacking, short):

@@ -145,7 +145,7 @@ def test_mistakes_are_one_line(override, message):
         (
             "--config.evaluations.rare.eval_classes=5",
             "evaluations.rare.eval_classes=5 evaluates only outputs 0 to 4 of split train, but evaluation rare also "
-            "has classes of other outputs, 5, 6, 7, 8, 9: raise it or leave it out",
+            "has classes of other outputs, 5, 6, 7, 8, 9: increase evaluations.rare.eval_classes, or leave it out",
         ),
     ],
 )

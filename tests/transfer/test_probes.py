@@ -50,7 +50,7 @@ def test_few_shots_solve_the_ridge_regression(shots):
 
 
 def test_more_neighbours_or_shots_than_examples_are_refused():
-    with pytest.raises(UserError, match="20 neighbours, but only 12 training examples"):
+    with pytest.raises(UserError, match="neighbours=20: there are 12 training examples"):
         nearest_neighbours(made(12, 0), made(6, 1))
     with pytest.raises(UserError, match="class 0 has 4 training examples, fewer than the 25 shots"):
         few_shot(made(12, 0), made(6, 1))

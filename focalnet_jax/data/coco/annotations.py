@@ -1,8 +1,8 @@
 """Checks annotations in COCO's format, and keeps them as arrays.
 
-As in mmdetection's CocoDataset, objects of unknown classes are always left out. Training does not use objects that are
-marked `ignore`, have an area of at most 0, are narrower or lower than a pixel, or are outside of the image. If masks
-are read, training also does not use objects without usable polygons or encoding.
+Objects of unknown images or classes, and objects without a valid box, are left out. As in mmdetection's CocoDataset,
+training does not use objects that are marked `ignore`, have an area of at most 0, are narrower or lower than one pixel,
+or are outside the image. If masks are read, training does not use objects without usable polygons or encoding either.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Annotations:
     """The objects of a data set, sorted by image.
 
     Attributes:
-      starts: first object of each image, and the number of all objects, `[images + 1]`.
-      ids: `[n]` int64.
+      starts: index of the first object of each image, then the number of all objects, `[images + 1]`.
+      ids: ids of the annotations, `[n]` int64.
       labels: class numbers, `[n]` int32.
       boxes: x, y, width and height as in the file, `[n, 4]` float64.
-      areas: `[n]` float64.
-      crowd: `[n]` bool.
-      ignored: the entries `ignore` of the file, `[n]` bool.
-      used: whether each object can be used for training, `[n]` bool.
-      segments: polygons or encoding of each object, or None for an object without usable ones. The attribute is None
-        if masks are not read.
+      areas: areas in square pixels, `[n]` float64.
+      crowd: whether each object is a crowd, `[n]` bool.
+      ignored: whether the file marks each object `ignore`, `[n]` bool.
+      used: whether training uses each object, `[n]` bool.
+      segments: for each object, its usable polygons or its encoding, or None without usable ones. The attribute is None
+        if masks are not read or the data set has none.
     """
 
     starts: np.ndarray
@@ -56,7 +56,7 @@ class Annotations:
         return np.diff(self.starts)
 
     def of(self, place: int, index: int, size: tuple[int, int]) -> Instances:
-        """Returns the objects of an image that can be used, with their boxes limited to the image.
+        """Returns the objects of an image that training uses, with boxes clipped to the image.
 
         Args:
           place: number of the image in these annotations.
@@ -78,7 +78,7 @@ class Annotations:
     def entries(self, place: int, image: Mapping[str, Any], category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """Returns all objects of an image as entries of a COCO file.
 
-        With masks, objects without usable segmentation have no pixels.
+        If masks are read, an object without usable polygons or encoding has an empty mask.
 
         Args:
           place: number of the image in these annotations.
@@ -116,7 +116,7 @@ def check_annotations(
     masks: bool,
     expected: bool = False,
 ) -> tuple[Annotations, Problems]:
-    """Checks the annotations of a file.
+    """Returns the annotations of a file, and the problems found in them.
 
     Args:
       rows: the annotations, see `Parsed.annotations`.
@@ -125,10 +125,11 @@ def check_annotations(
       category_ids: ids of the classes.
       name: path of the file, for messages.
       masks: whether to check and keep polygons and encodings.
-      expected: whether other images of the data set have masks. Otherwise, it is not a problem if no object has a mask.
+      expected: whether other images of the data set have masks. If not, a file in which no object has a mask is read as
+        a data set without masks.
 
     Raises:
-      UserError: annotations have no id, or the same id.
+      UserError: an id, image_id or category_id is not an integer of 64 bits, or annotations have the same id.
     """
     problems = Problems()
     ids, images, categories = (
@@ -171,7 +172,7 @@ def check_annotations(
 
 
 def _used(found: Annotations, sizes: np.ndarray, problems: Problems) -> np.ndarray:
-    """Returns whether mmdetection would train on each object, `[n]` bool, and records why not."""
+    """Returns whether training uses each object, before masks are checked, `[n]` bool; adds reasons to `problems`."""
     x, y, width, height = found.boxes.T
     inside_x = np.clip(np.minimum(x + width, sizes[:, 1]) - np.maximum(x, 0), 0, None)
     inside_y = np.clip(np.minimum(y + height, sizes[:, 0]) - np.maximum(y, 0), 0, None)
@@ -185,16 +186,16 @@ def _used(found: Annotations, sizes: np.ndarray, problems: Problems) -> np.ndarr
     ):
         problems.add(UNUSED, reason, found.ids[used & wrong])
         used &= ~wrong
-    # Rounding of coordinates to hundredths makes boxes of the official files stick out by less than this.
+    # Boxes of the official files extend beyond the image by less than this, because coordinates are rounded.
     out = np.max([-x, -y, x + width - sizes[:, 1], y + height - sizes[:, 0]], axis=0) > 0.02
     problems.add(CHANGED, "box limited to the image", found.ids[used & out])
     return used
 
 
 def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems, expected: bool) -> Annotations:
-    """Returns annotations in which objects without usable segments are not used.
+    """Returns the annotations without unusable polygons; `used` is False for objects without usable segments.
 
-    If no object has a segment and `expected` is False, the result has no masks.
+    Adds both to `problems`. If no object has a segment and `expected` is False, `segments` is None.
     """
     if not expected and not any(found.segments):
         return replace(found, segments=None)
@@ -205,7 +206,7 @@ def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems, ex
             continue
         if isinstance(segment, list | tuple) and len(reasons) < len(segment):
             segments[row] = [polygon for polygon in segment if not _quick_problem(polygon)]
-            done, reason = CHANGED, f"without {reasons[0]}"
+            done, reason = CHANGED, f"removed {reasons[0]}"
         else:
             segments[row], done, reason = None, UNUSED, reasons[0]
         if used[row]:
@@ -215,7 +216,7 @@ def _with_segments(found: Annotations, sizes: np.ndarray, problems: Problems, ex
 
 
 def _reasons(segment: Any, size: tuple[int, int]) -> list[str]:
-    """Returns what is wrong with a run-length encoding, or with each unusable polygon."""
+    """Returns what is wrong with a segment: one reason per unusable polygon; for others, at most one reason."""
     if segment is None:
         return ["no segmentation"]
     if isinstance(segment, list | tuple):
@@ -224,7 +225,7 @@ def _reasons(segment: Any, size: tuple[int, int]) -> list[str]:
 
 
 def _quick_problem(polygon: Any) -> str:
-    """Returns the result of `problem_of_polygon`, but faster for valid polygons in arrays."""
+    """Returns the result of `problem_of_polygon`, but faster for a valid polygon of type `array.array`."""
     if type(polygon).__name__ == "array" and len(polygon) >= 6 and not len(polygon) % 2 and math.isfinite(sum(polygon)):
         return ""
     return problem_of_polygon(polygon)
@@ -258,7 +259,7 @@ def _refuse_repeated(ids: np.ndarray, kind: str, name: str) -> None:
 
 
 def _find(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Returns the place of each value in a sorted array, or -1."""
+    """Returns the index of each value in the sorted array `ordered`, or -1 if it is missing, `[n]`."""
     if not len(ordered):
         return np.full(len(values), -1)
     place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
@@ -290,9 +291,9 @@ def _number(value: Any) -> float:
 
 
 def _areas(rows: Sequence[tuple[Any, ...]], chosen: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the areas, `[n]` float64, and whether each is the area of the box because the file has no valid one."""
+    """Returns the areas, `[n]` float64, and which of them are areas of boxes because the file has no finite area."""
     areas = np.array([_number(rows[row][4]) for row in chosen.tolist()], np.float64)
     guessed = ~np.isfinite(areas)
     with np.errstate(over="ignore"):
-        areas[guessed] = np.nan_to_num(boxes[guessed, 2] * boxes[guessed, 3])  # finite
+        areas[guessed] = np.nan_to_num(boxes[guessed, 2] * boxes[guessed, 3])  # replaces infinity
     return areas, guessed

@@ -13,10 +13,10 @@ from focalnet_jax.errors import UserError, abbreviated
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a file, in its order.
+    """The images of a file, in the order of the file.
 
     Attributes:
-      ids: `[n]` int64.
+      ids: ids of the images, `[n]` int64.
       sizes: height and width in pixels, `[n, 2]` int32.
       names: file names.
     """
@@ -36,7 +36,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Categories:
-    """The classes of a file, in its order: class 0, 1, ... are numbered without gaps.
+    """The classes of a file, in the order of the file. A class number is an index in this order.
 
     Attributes:
       ids: ids in the file.
@@ -59,7 +59,7 @@ def check_images(entries: Sequence[Any], name: str) -> Images:
       name: path of the file, for messages.
 
     Raises:
-      UserError: there are no images, ids are missing or repeated, or a name or size is missing.
+      UserError: there are no images, an id, name or size is missing or invalid, or ids are repeated.
     """
     if not entries:
         raise UserError(f'{name} has no images: the list "images" is empty')
@@ -90,7 +90,7 @@ def check_categories(entries: Sequence[Any], name: str) -> Categories:
       name: path of the file, for messages.
 
     Raises:
-      UserError: there are no classes, or ids or names are missing or repeated.
+      UserError: there are no classes, or ids or names are missing, invalid or repeated.
     """
     if not entries:
         raise UserError(f'{name} has no classes: the list "categories" is empty')
@@ -107,18 +107,18 @@ def check_categories(entries: Sequence[Any], name: str) -> Categories:
 
 
 def _is_text(value: Any) -> bool:
-    """Returns whether a value is a string that can be a name."""
+    """Returns whether a value is a string that can name a file or class: not blank, without null, valid UTF-8."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         return False
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a character
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
 
 
 def _shown(value: Any) -> str:
-    """Returns a value for messages."""
+    """Returns the first 80 characters of a value, in ASCII, for messages."""
     return ascii(value)[:80]
 
 

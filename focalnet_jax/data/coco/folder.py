@@ -30,16 +30,16 @@ _IMAGES = ("{}2017", "{}", "images/{}2017", "images/{}", "images", ".")
 class CocoFolder:
     """A split of images with boxes and masks: a JSON file in COCO's format, and a folder of images.
 
-    The classes are numbered from 0 in the order of the file.
+    A class number is the index of the class in the file.
 
     Args:
-      path: folder with `LAYOUT`; None if `annotations` and `images` are given.
+      path: folder with the files of `LAYOUT`; None if `annotations` and `images` are given.
       split: name of the split.
-      annotations: JSON file; None: found in `path`.
-      images: folder of the images; None: found in `path`.
-      training: whether images are left out that have no annotations, or a side shorter than `min_side`.
+      annotations: JSON file, or None to find it in `path`.
+      images: folder of the images, or None to find it in `path`.
+      training: whether to leave out images that have no annotations or a side shorter than `min_side`.
       min_side: smallest side in pixels of a training image.
-      masks: whether polygons and run-length encodings are read.
+      masks: whether to read polygons and run-length encodings.
 
     Attributes:
       class_names: names of the classes.
@@ -47,8 +47,9 @@ class CocoFolder:
       sizes: height and width of each image according to the file, `[n, 2]` int32.
       image_ids: ids of the images, `[n]` int64.
       has_masks: whether the objects have polygons or run-length encodings.
-      note: lines about annotations and images that are left out or changed; empty if there are none.
-      problems: the same, by kind, see `Problems`.
+      note: lines about annotations and images that are left out, not used for training or corrected, and about training
+        classes without objects; empty if there are none.
+      problems: the annotations in `note` by kind, see `Problems`.
       fingerprint: text that differs between different data.
 
     Raises:
@@ -117,7 +118,7 @@ def _find_json(path: str | None, split: str) -> Path:
     """Returns the JSON file of a split.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such file, or no path is given.
     """
     if not path or not split:
         raise UserError(
@@ -143,7 +144,7 @@ def _find_images(path: str | None, split: str, name: str, file: Path) -> Path:
     """Returns the folder of the images of a split, which contains the image `name`.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such folder, or no path is given.
     """
     if not path:
         raise UserError(f"data.annotations={file} needs data.images, the folder of the images, or data.path")
@@ -159,7 +160,7 @@ def _find_images(path: str | None, split: str, name: str, file: Path) -> Path:
 
 
 def _refuse_missing(folder: Path, names: Sequence[str], file: Path) -> None:
-    """Raises `UserError` if images are missing."""
+    """Raises `UserError` if `folder` lacks images of the annotation file."""
     by_parent: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_parent[os.path.dirname(name)].append(name)

@@ -1,4 +1,4 @@
-"""Stores the polygons of many objects in few arrays, which need little memory and are copied fast."""
+"""Stores the polygons of many objects in a few arrays, which need little memory and are fast to copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HUNDREDTHS = 100  # COCO's coordinates have two decimals
 
 
 class PackedSegments:
-    """Polygons and run-length encodings of objects. Coordinates are kept exactly.
+    """A sequence of the segments of objects: polygons, run-length encodings or None. Coordinates are kept exactly.
 
     Args:
       segments: for each object, polygons as sequences of numbers, a run-length encoding, or None.
@@ -35,7 +35,7 @@ class PackedSegments:
         return len(self._parts) - 1
 
     def __getitem__(self, row: int) -> list[np.ndarray] | dict[str, Any] | None:
-        """Returns polygons `[2 n]` float64, a run-length encoding, or None."""
+        """Returns the segment of an object: a list of polygons `[2 n]` float64, a run-length encoding, or None."""
         if row in self._encodings:
             return self._encodings[row]
         if row in self._missing:

@@ -1,4 +1,4 @@
-"""Parses COCO's JSON files `{"images": [...], "annotations": [...], "categories": [...]}` in little memory."""
+"""Parses COCO's JSON files `{"images": [...], "annotations": [...], "categories": [...]}` with little memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Parsed:
     """The content of a COCO file, not checked.
 
     Attributes:
-      images: entries with id, file_name, height and width.
+      images: the list "images"; expected are objects with id, file_name, height and width.
       annotations: a tuple (id, image_id, category_id, bbox, area, iscrowd, ignore, segmentation) per object, with None
-        for what is missing. Polygons are `array`s of numbers where possible.
-      categories: entries with id and name.
+        for missing entries. Polygons are a tuple of `array.array`, or a list as in the file if one is damaged.
+      categories: the list "categories"; expected are objects with id and name.
     """
 
     images: list[Any]
@@ -46,7 +46,7 @@ def parse_coco(content: bytes, name: str | Path, *, masks: bool = True) -> Parse
     """
     try:
         text = content.decode(json.detect_encoding(content))
-        del content  # half a gigabyte, if the caller has no reference
+        del content  # frees half a gigabyte if the caller keeps no reference
         with _without_garbage_collection():
             found = json.loads(text, object_hook=_compact if masks else _compact_without_masks)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -64,14 +64,19 @@ def parse_coco(content: bytes, name: str | Path, *, masks: bool = True) -> Parse
 
 
 def _ends_early(error: ValueError) -> bool:
-    """Returns whether the parser failed at the end of a text."""
+    """Returns whether a text is cut short: the parser failed at its end, or in a string that does not end."""
     if not isinstance(error, json.JSONDecodeError) or not error.doc.strip():
         return False
     return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc.rstrip()) - len("false")
 
 
 def read_json(path: str | Path) -> bytes:
-    """Returns the content of a JSON file; raises `UserError` if there is no such file."""
+    """Returns the content of a JSON file.
+
+    Raises:
+      UserError: the file is missing, is a folder, or is not readable.
+      RunFailedError: the storage fails.
+    """
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -86,7 +91,7 @@ def fields_of(annotation: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def as_entry(fields: Sequence[Any]) -> dict[str, Any]:
-    """Returns an annotation as in a file, from the tuple in `Parsed.annotations`."""
+    """Converts a tuple of `Parsed.annotations` to the entry in a COCO file. Missing entries are left out."""
     entry = {title: value for title, value in zip(_FIELDS, fields, strict=True) if value is not None}
     if isinstance(entry.get("segmentation"), tuple):
         entry["segmentation"] = [polygon.tolist() for polygon in entry["segmentation"]]
@@ -94,7 +99,7 @@ def as_entry(fields: Sequence[Any]) -> dict[str, Any]:
 
 
 def _compact(entry: dict[str, Any]) -> Any:
-    """Returns an annotation as a tuple with compact polygons, and any other JSON object unchanged."""
+    """Converts an annotation (an object with `image_id`) to a tuple, see `Parsed`. Returns other objects unchanged."""
     if "image_id" not in entry:
         return entry
     segments = entry.get("segmentation")
@@ -113,7 +118,7 @@ def _compact_without_masks(entry: dict[str, Any]) -> Any:
 def _arrays(polygons: Sequence[Any]) -> Sequence[Any]:
     try:
         return tuple(array("d", polygon) for polygon in polygons)
-    except (TypeError, OverflowError):  # damaged polygons, which are counted later
+    except (TypeError, OverflowError):  # damaged polygons, which `check_annotations` counts
         return polygons
 
 

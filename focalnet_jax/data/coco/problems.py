@@ -1,4 +1,4 @@
-"""Counts what is wrong with annotations, and describes it with examples."""
+"""Collects the problems of annotations by kind, and describes each kind with examples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 # What is done with an annotation, in messages.
-LEFT_OUT = "left out"  # of everything
+LEFT_OUT = "left out"  # of training and evaluation
 UNUSED = "not used for training"  # but in the ground truth of an evaluation, as in COCO's tools
 CHANGED = "corrected"
-_NAMED = 3  # annotations that are named in a line
+_NAMED = 3  # number of ids in a line
 
 
 class Problems:
@@ -24,7 +24,7 @@ class Problems:
 
         Args:
           done: what is done with them, `LEFT_OUT`, `UNUSED` or `CHANGED`.
-          reason: the problem, such as "boxes outside of the image".
+          reason: the problem, such as "outside of the image".
           ids: ids of the annotations.
         """
         if len(ids):
@@ -44,11 +44,11 @@ class Problems:
             self.add(done, reason, ids)
 
     def counts(self) -> dict[str, int]:
-        """Returns the number of annotations by action and reason."""
+        """Returns the number of annotations of each kind. A key is the action and the reason: "left out: ..."."""
         return {f"{done}: {reason}": len(ids) for done, reason, ids in self}
 
     def lines(self) -> list[str]:
-        """Returns a line for each problem, with its first annotations."""
+        """Returns one line per kind of problem, with the number of annotations and the first ids."""
         return [
             f"{done}: {len(ids):,} annotations ({reason}; such as {', '.join(map(str, ids[:_NAMED]))})"
             for done, reason, ids in self

@@ -1,4 +1,4 @@
-"""Selects the images of a split to use, and converts annotations to the content of a COCO file."""
+"""Selects the images of a split, and converts annotations to the content of a COCO file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_SIDE = 32  # pixels; training images with a shorter side are left out, as in
 
 
 def images_file(split: str) -> str:
-    """Returns the name of the file with ids and sizes of the images of a split of a prepared data set."""
+    """Returns the name of the file in a prepared data set that lists the ids and sizes of a split's images."""
     return f"images_{split}.json"
 
 
@@ -23,8 +23,8 @@ def ground_truth(
 ) -> dict[str, Any]:
     """Returns the content of a COCO file.
 
-    pycocotools uses the id 0 for no match, and hotcoco refuses negative ids, so annotations are numbered from 1 if one
-    has such an id.
+    If an annotation has an id below 1, all annotations are numbered from 1, because pycocotools uses the id 0 for "no
+    match", and hotcoco rejects negative ids.
 
     Args:
       images: entries of the images.
@@ -40,11 +40,11 @@ def ground_truth(
 def kept_images(
     sizes: np.ndarray, counts: np.ndarray, names: Sequence[str], training: bool, min_side: int, title: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns the numbers of the images of a split, `[n]`, and lines about those that are left out.
+    """Returns the indices of the images to use, ascending, `[n]`, and lines about the images that are left out.
 
     Args:
-      sizes: height and width of all images, `[n, 2]`.
-      counts: number of annotations of each image, `[n]`.
+      sizes: height and width of all images of the split, `[images, 2]`.
+      counts: number of annotations of each image, `[images]`.
       names: file names of the images.
       training: whether to leave out images without annotations and small images, as mmdetection does.
       min_side: smallest side of a training image in pixels.
@@ -75,13 +75,13 @@ def kept_images(
 
 
 def unused_classes(annotations: Annotations, classes: int) -> list[int]:
-    """Returns the numbers of the classes without objects that can be used."""
+    """Returns the numbers of the classes without objects for training; crowds do not count."""
     labels = annotations.labels[annotations.used & ~annotations.crowd]
     return np.flatnonzero(np.bincount(labels, minlength=classes) == 0).tolist()
 
 
 def identity(annotations: Annotations, places: np.ndarray, image_ids: np.ndarray) -> list[str]:
-    """Returns strings that differ between different annotations."""
+    """Returns strings for a fingerprint, which differ if the annotations or the chosen images `places` differ."""
     arrays = (places, image_ids, annotations.ids, annotations.labels, annotations.boxes, annotations.areas)
     flags = (annotations.crowd, annotations.ignored, annotations.used)
     return [np.ascontiguousarray(array).tobytes().decode("latin-1") for array in (*arrays, *flags)]

@@ -1,1 +1,1 @@
-"""Converts images in folders or archives to a data set with random access (`python -m focalnet_jax.data.prepare`)."""
+"""Converts images in folders or archives to data sets with random access (`python -m focalnet_jax.data.prepare`)."""

@@ -1,6 +1,6 @@
 """Prepare a data set: python -m focalnet_jax.data.prepare KIND --source SRC... --out DIR.
 
-Images in folders or tar archives become a data set described for tensorflow-datasets and stored as ArrayRecord. Train
+Images in folders, archives or Parquet files become a tensorflow-datasets data set, stored as ArrayRecord. Train
 on it with --config.data.source=tfds --config.data.path=DIR. Archives are read in place, not extracted. Run the same
 command again to resume a stopped preparation. SRC and DIR may be in a bucket, gs://BUCKET/NAME.
 
@@ -70,9 +70,9 @@ def main(arguments: list[str]) -> int:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="file with one class name per line, in the order of the numeric labels, or the word imagenet1k for its "
-        "sorted synsets; for the kind imagenet1k, the file only maps numeric labels to classes (default: the names in "
-        "the files or on the card of the data set)",
+        help="file with one class name per line, in the order of the numeric labels, or the word imagenet1k for the "
+        "sorted synsets of ImageNet-1K; for the kind imagenet1k, the file only maps numeric labels to classes "
+        "(default: the names in the files or on the card of the data set)",
     )
     parser.add_argument(
         "--val-labels",
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> int:
     for flag, kinds in _KINDS_OF.items():
         if getattr(flags, flag) != parser.get_default(flag) and flags.kind not in kinds:
             raise UserError(f"--{flag.replace('_', '-')} applies to {', '.join(kinds)}, not to {flags.kind}: remove it")
-    nested = flags.kind == "imagenet1k"  # its parts may be given separately
+    nested = flags.kind == "imagenet1k"  # a part may be given in addition to the folder that contains it
     with (
         local_output(flags.out, flags.cache) as (out, address),
         local_sources(flags.source, flags.cache, nested=nested) as paths,
@@ -157,7 +157,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _local(path: Path | None) -> Path | None:
-    """Returns a local copy of a file in a bucket; other paths are returned unchanged."""
+    """Returns a local copy of a file in a bucket; other paths, and None, are returned unchanged."""
     return local_copy(to_path(path)) if path is not None and is_bucket(path) else path
 
 

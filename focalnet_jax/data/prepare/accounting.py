@@ -24,10 +24,7 @@ _TEST_KIND = "test images without labels"
 
 
 def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
-    """Returns a note on validation images that are in the label list but not in the sources.
-
-    The list is empty if no image is missing.
-    """
+    """Returns a note if the sources lack validation images of the label list, else an empty list."""
     absent = set(sources.labels.stems or ())
     for index in indices if absent else ():
         names = index.members["file"][index.members["split"] == SPLITS.index("val")].tolist()
@@ -41,9 +38,9 @@ def describe_missing(sources: Sources, indices: Sequence[Index]) -> list[str]:
 
 
 def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
-    """Returns a note if images of ImageNet-1K are missing although every class has training images.
+    """Returns a note if ImageNet-1K is incomplete although every class has training images, else an empty list.
 
-    The list is empty otherwise, because a source with fewer classes is a deliberate subset.
+    Sources that lack classes are assumed to be a deliberate subset.
     """
     counts = {split: of["examples"] for split, of in card["splits"].items() if split in NUM_IMAGES}
     full = all(of.get("train") for of in card["classes"].values())
@@ -58,7 +55,7 @@ def describe_incomplete(kind: SourceKind, card: Mapping[str, Any]) -> list[str]:
 def refuse_no_examples(
     sources: Sources, indices: Sequence[Index], classes: Sequence[str], splits: Collection[str]
 ) -> None:
-    """Raises `UserError` if there are no examples, or if all images of train or of val are rejected.
+    """Raises `UserError` if there are no examples, or if train or val has images, but all of them are rejected.
 
     Args:
       sources: the sources.
@@ -74,9 +71,10 @@ def refuse_no_examples(
     counted = "; ".join(
         f'{count} times "{reason}"' for reason, count in Counter(reason for *_, reason in rows).most_common(3)
     )
-    of = f" of {rows[0][0]}" if splits else ""
+    of = f" in {rows[0][0]}" if splits else ""
     raise UserError(
-        f"no image{of} of a known class was found in {sources.containers[0].path}{f' ({counted})' if counted else ''}"
+        f"the sources contain no image of a known class{of}{f' ({counted})' if counted else ''}: correct the sources, "
+        "the labels, the kind or --classes"
     )
 
 
@@ -100,7 +98,7 @@ def left_out(
 
 
 def count_left_out(indices: Sequence[Index]) -> Counter[str]:
-    """Returns the number of files left out, by suffix or by kind such as "hidden"; rejected images do not count."""
+    """Returns the number of files left out, by suffix or by kind such as "hidden". Rejected images are not counted."""
     kinds: Counter[str] = Counter()
     for index in indices:
         kinds.update({kind: count for kind, count in index.skipped.items() if kind != TEXT_LABELS})
@@ -111,13 +109,13 @@ def count_left_out(indices: Sequence[Index]) -> Counter[str]:
 
 
 def count_files(indices: Sequence[Index]) -> int:
-    """Returns the total number of files, rows and links in the sources."""
+    """Returns the number of files, rows and repeated links in the sources, without the label files of images."""
     skipped = sum(count for index in indices for kind, count in index.skipped.items() if kind != TEXT_LABELS)
     return sum(map(len, indices)) + skipped
 
 
 def describe_sources(containers: Sequence[Container]) -> list[str]:
-    """Returns one line per split with the number, kind and common folder of its sources."""
+    """Returns one line per split, and one for containers with several splits: their number, kind and common folder."""
     lines = []
     for split in (*SPLITS, None):
         of = [c for c in containers if c.split == split and not (split is None and c.direct)]

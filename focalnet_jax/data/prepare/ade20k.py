@@ -63,7 +63,7 @@ class Ade20k:
       archive: the zip archive.
       instances: the tar of instances, or None.
       pairs: images with masks, sorted by split and name.
-      alone: names of images without masks and of masks without images, with the split and the reason.
+      alone: (split, name, reason) of each image without a mask and each mask without an image.
       left_out: number of other files by kind.
       files: number of all files in the zip archive.
     """
@@ -156,7 +156,7 @@ def _check_classes(path: Path, text: str) -> None:
 
 
 def _with_instances(found: Ade20k, path: Path) -> Ade20k:
-    """Returns the contents with the instances in a tar.
+    """Returns `found` with the places of the instances in the tar `path`.
 
     Raises:
       UserError: the tar is compressed or damaged, or lacks the instances of an image.

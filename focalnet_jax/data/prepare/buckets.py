@@ -26,25 +26,25 @@ from focalnet_jax.storage.files import StorageError, answering, object_at, objec
 from focalnet_jax.storage.lease import Lease
 
 WORK = ".prepare"  # folder of the reports and intermediate files of a preparation
-_RECORDS = (".json", ".digest", ".sha256")  # suffixes of the files in it by which a preparation is resumed
+_RECORDS = (".json", ".digest", ".sha256")  # suffixes of the files in `WORK` that are needed to resume
 _ATTEMPTS = 5
 _KEY = "--cache"
 
 
 @contextmanager
 def local_sources(paths: Sequence[str], cache: str, *, nested: bool) -> Iterator[list[Path]]:
-    """Context manager that gives local paths as they are, and local copies of files and folders in buckets.
+    """Context manager that gives local copies of files and folders in buckets; other paths are unchanged.
 
-    Errors raised in the context name the addresses.
+    Errors raised in the context name the addresses in place of the copies.
 
     Args:
-      paths: local paths and addresses.
+      paths: local paths, addresses in buckets, and addresses on the Hugging Face Hub.
       cache: parent folder of the copies.
       nested: whether an address may be inside another one.
 
     Raises:
-      UserError: an address is given twice or is inside another one, there is nothing at an address, no permission, or
-        the disk is too small.
+      UserError: an address is given twice or is inside another one, there is nothing at an address or no permission
+        to read it, or the disk is too small.
       RunFailedError: a bucket does not answer.
     """
     addresses = [Path(path) if is_on_hub(Path(path)) else to_path(path, "--source") for path in paths]
@@ -76,7 +76,7 @@ def _refuse_repeated(addresses: Sequence[str], nested: bool) -> None:
 
 @dataclass(frozen=True)
 class Upload:
-    """Moves the files of a data set to a bucket. It can be sent to other processes.
+    """Moves the files of a data set to a bucket. Picklable, for worker processes.
 
     Attributes:
       address: folder of the data set in the bucket.
@@ -89,6 +89,8 @@ class Upload:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Context manager that locks the data set, and replaces the preparation's local state by the bucket's state.
+
+        At the end, the reports of a complete data set are deleted from the bucket.
 
         Raises:
           UserError: another process prepares this data set.
@@ -136,14 +138,14 @@ class Upload:
                 time.sleep(2.0**attempt)
 
     def finish(self) -> None:
-        """Copies the files that describe the data set, the card last."""
+        """Copies the files that describe the data set to the bucket, the card last."""
         for path in sorted(self.folder.iterdir()):
             if path.is_file() and path.name != CARD:
                 self.copy(path)
         self.copy(self.folder / CARD)
 
     def _remove_records(self) -> None:
-        """Deletes the reports of a preparation that is finished."""
+        """Deletes the reports in the bucket if the data set is complete."""
         for name in objects(self._path(WORK)) if object_at(self._path(CARD)) else ():
             if Path(name).suffix in _RECORDS:
                 remove(self._path(WORK) / name)
@@ -166,7 +168,7 @@ class Upload:
 
 @contextmanager
 def local_output(out: str, cache: str) -> Iterator[tuple[Path, str]]:
-    """Context manager that gives the local folder for `--out`, and its address or "".
+    """Context manager that gives the local folder for `--out`, and its address in a bucket, or "" if it is local.
 
     A local path is its own folder. For an address, it is a folder in `cache`, which is deleted at the end unless the
     preparation failed.
@@ -204,7 +206,7 @@ def _check_writable(folder: AnyPath) -> None:
 
 
 def _has_ended(holder: dict) -> bool:
-    """Returns whether the holder of the lock was a process of this host that has ended."""
+    """Returns whether the process that holds the lock ran on this host and has ended."""
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
     try:

@@ -32,7 +32,7 @@ class Subset:
     """A subset ("config") of a repository."""
 
     name: str
-    patterns: tuple[tuple[str | None, str], ...]  # split, or None if the file names contain it, and pattern of files
+    patterns: tuple[tuple[str | None, str], ...]  # (split, pattern of files); None: file names contain the split
     default: bool = False
 
     def split_of(self, file: str) -> str | None:
@@ -103,7 +103,7 @@ def read_card(folder: Path) -> Card:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Returns the content of a JSON file or of the YAML header of README.md; an empty dict if it is not an object."""
+    """Returns the content of a JSON file or of the YAML header of README.md; {} if it is no mapping."""
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise _UnreadableError(f"has more than {_MOST_BYTES >> 20} MB")
@@ -144,7 +144,7 @@ def _subsets(content: Mapping[str, Any]) -> tuple[Subset, ...]:
 
 
 def _shards(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the names of the shards of all splits, which are lists or patterns with braces."""
+    """Returns the names of the shards of all splits; a description has lists of names, or patterns with braces."""
     splits = content.get("splits")
     splits = [each for each in splits.values() if isinstance(each, dict)] if isinstance(splits, dict) else []
     listed = [each.get("filenames", each.get("filename")) for each in splits]
@@ -191,7 +191,7 @@ def _is_label(kind: Any) -> bool:
 
 
 def _ordered(names: Any) -> tuple[str, ...] | None:
-    """Returns class names in a list, or in a mapping from the numbers 0, 1, ...; None for any other value."""
+    """Returns the class names in a list, or in a mapping with the keys 0, 1, ...; None for any other value."""
     if isinstance(names, dict):
         try:
             by_number = {int(number): name for number, name in names.items()}

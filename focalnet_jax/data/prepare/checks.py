@@ -26,15 +26,15 @@ from focalnet_jax.data.prepare.samples import TEXT_LABELS
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError, abbreviated
 
-_MOST_NUMBERS = 100_000  # limit for the number of numeric classes; larger labels are ids of something else
+_MOST_NUMBERS = 100_000  # limit for the number of numeric classes; larger labels seem to be ids
 
 
 def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, ...]:
     """Returns the sorted class names of the training images.
 
-    Names that are all numbers are sorted by value. Sources without training images are an evaluation set, whose images
-    then determine the classes. Numeric labels of samples or rows without class names stay the same: the classes are
-    named "0" to the largest label, and class "7" has label 7.
+    If all names are numbers, they are sorted by value. Sources without training images are an evaluation set, whose
+    images then determine the classes. Numeric labels of samples or rows without class names stay the same: the classes
+    are named "0" to the largest label, and class "7" has label 7.
 
     Raises:
       UserError: a class folder is empty, or the labels cannot be classes.
@@ -68,7 +68,7 @@ def found_class_names(sources: Sources, indices: Sequence[Index]) -> tuple[str, 
 
 
 def refuse_folders_of_images(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if the only class of train or val is a folder with a generic name, such as `images`."""
+    """Raises `UserError` if the only class of a split is a folder such as `images`, which --classes does not list."""
     for split in ("train", "val"):
         found: dict[str, tuple[Container, Index]] = {}
         for container, index in zip(sources.containers, indices, strict=True):
@@ -106,9 +106,9 @@ def _refuse_other_folders(val: Set[str], found: Set[str]) -> None:
 
 
 def refuse_empty_classes(sources: Sources, indices: Sequence[Index], advice: str) -> None:
-    """Raises `UserError` if the folder or tar of a class in train contains no images.
+    """Raises `UserError` if the folder or tar of a class in train contains no usable images.
 
-    `advice` is the end of the message: what the user can do.
+    A class whose images are rejected because of their names is not empty. `advice` is the end of the message.
     """
     for container, index in zip(sources.containers, indices, strict=True):
         if container.class_name and container.split == "train" and not any(index.members["why_not"] == GOOD):
@@ -125,7 +125,7 @@ def _only_kinds(index: Index) -> str:
 
 
 def _refuse_captions(indices: Sequence[Index]) -> None:
-    """Raises `UserError` if more than half of the labels in .txt files are distinct, like captions."""
+    """Raises `UserError` if the distinct labels are more than half the labels in .txt files, as with captions."""
     texts = sum(index.skipped.get(TEXT_LABELS, 0) for index in indices)
     different = len({name for index in indices for name in np.unique(index.members["class_name"]).tolist()})
     if texts > 3 and different > texts / 2:
@@ -162,7 +162,7 @@ def _is_image(index: Index, split: str) -> np.ndarray:
 
 
 def refuse_repeated(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if a shard or an ImageNet-1K image occurs twice, like in an archive and its copy."""
+    """Raises `UserError` if a shard, Parquet file or ImageNet-1K image occurs twice, as in a tar and its copy."""
     _refuse_same_files(sources, indices)
     titles, files = [], []
     for container, index in zip(sources.containers, indices, strict=True):

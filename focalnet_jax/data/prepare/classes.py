@@ -1,4 +1,4 @@
-"""Determines the classes of a data set from its indices, after all checks of labels, classes and splits."""
+"""Determines the classes of a data set from its indices, and checks labels, classes and splits."""
 
 from __future__ import annotations
 

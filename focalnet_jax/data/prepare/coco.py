@@ -28,7 +28,7 @@ EXPECTED = (
     "a folder with annotations/instances_SPLIT2017.json (or instances_SPLIT.json) and the images, or train2017.zip, "
     "val2017.zip and annotations_trainval2017.zip as they are downloaded"
 )
-_TRIED = 20  # images of a split that are searched to find its folder
+_TRIED = 20  # number of images of a split that are searched for to find the folder of the images
 _JSON = re.compile(r"(?:.*/)?instances_(?P<name>(?P<split>[A-Za-z]+)\d*)\.json")
 _BESIDE = re.compile(r"(?:.*/)?(?P<name>(?P<split>[A-Za-z]+)\d*)/_annotations\.coco\.json")
 _ANY = re.compile(r"(?:.*[/_-])?(?P<name>(?P<split>[A-Za-z]+)\d*)\.json")  # only for --annotations
@@ -40,14 +40,14 @@ class Store:
 
     Attributes:
       path: the folder or archive.
-      members: size in bytes and checksum or time of each file, by its path inside.
+      members: (size in bytes, checksum in an archive or time in a folder) of each file, by its path in the store.
     """
 
     path: Path
     members: dict[str, tuple[int, str]] = field(repr=False)
 
     def read(self, archive: Zip | None, name: str) -> bytes:
-        """Returns the content of a file; `archive` is the open archive.
+        """Returns the content of a file; `archive` is the open archive, or None for a folder.
 
         Raises:
           UnreadableImageError: the file is missing or too large.
@@ -57,7 +57,7 @@ class Store:
 
     @property
     def is_zip(self) -> bool:
-        """Whether it is an archive."""
+        """Whether the store is a zip archive."""
         return self.path.is_file()
 
 
@@ -69,7 +69,7 @@ class AnnotationFile:
       split: train, val or test.
       name: the split's name in file names, such as train2017.
       path: the file, or the archive with it.
-      member: its name in the archive, or "".
+      member: name of the file in the archive; "" if it is not in an archive.
     """
 
     split: str
@@ -152,7 +152,7 @@ def find_coco(paths: Sequence[Path], annotations: Sequence[Path] = ()) -> Coco:
 
     Args:
       paths: folders and zip archives.
-      annotations: JSON files, or zip archives with them; none: those at `paths`.
+      annotations: JSON files, or zip archives with them; if empty, they are searched for at `paths`.
 
     Raises:
       UserError: a path is missing or damaged, there are no annotations or images, or a split has several files.

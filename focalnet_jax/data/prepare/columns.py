@@ -148,7 +148,7 @@ def _choose(
 
 
 def text_column(schema: pyarrow.Schema, image: str, label: str, names: Sequence[str]) -> str | None:
-    """Returns the column of strings with the first of `names` that exists, or None if none exists.
+    """Returns the name of the string column that comes first in `names`, ignoring case, or None if there is none.
 
     The columns of images and labels are ignored.
     """

@@ -33,7 +33,7 @@ _LONGEST_HEADER = 1 << 24  # bytes; a longer header means that the tar is damage
 GROWTH, GROWTH_BYTES = 20, 1 << 30
 OVERWRITTEN = "overwritten by later members of the same name"
 
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # name of a file in the hub's cache, which depends on its content
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # name of a file in the hub's cache: a hash of its content
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _OTHERS = {
     b"PK\x03\x04": "a zip archive: unzip it first, and give the folder",
@@ -48,7 +48,7 @@ _OTHERS = {
 class Container:
     """A folder of images, a tar (a file, or a tar inside a tar), or a Parquet file.
 
-    All members belong to `split` and `class_name`. If one of these is None, the path of each member determines it.
+    All members have `split` and `class_name`. If one of these is None, the path or label of each member determines it.
     """
 
     path: str  # path of the folder or file
@@ -59,8 +59,8 @@ class Container:
     holds: Literal["images", "samples", "rows"] = "images"  # samples of WebDataset, rows of Parquet
     imagenet: bool = False  # whether ImageNet's file names and label list determine the classes
     packed: bool = False  # whether it is a compressed tar
-    direct: bool = False  # whether it is only the files directly in a folder, or only those in a tar that are not tars
-    time: int = 0  # modification time of the file in nanoseconds; 0 if the file is in the hub's cache
+    direct: bool = False  # whether only files directly in a folder, or files of a tar that are not tars, are members
+    time: int = 0  # modification time in nanoseconds; 0 for a folder and for a file in the hub's cache
 
     @property
     def title(self) -> str:
@@ -77,10 +77,10 @@ class File(NamedTuple):
     """A file in a container."""
 
     name: str
-    offset: int  # first byte in the container's file or in the spool file; -1 if the file is in neither
+    offset: int  # first byte in the container's file or spool file; 0 in a folder; -1 if it is in neither
     size: int  # bytes
     time: int  # modification time in nanoseconds; 0 in archives
-    read: Callable[[], bytes]  # valid until the next file is requested
+    read: Callable[[], bytes]  # content, or b"" if it is in the spool file; valid until the next file is requested
 
 
 def opener_of(path: Path) -> Callable[..., BinaryIO] | None:
@@ -119,12 +119,12 @@ def parquet(path: Path, **fields) -> Container:
 
 def _file(path: Path, **fields) -> Container:
     status = path.stat()
-    time = 0 if _DIGEST.fullmatch(path.resolve().name) else status.st_mtime_ns  # which a new download changes
+    time = 0 if _DIGEST.fullmatch(path.resolve().name) else status.st_mtime_ns  # a new download changes the time
     return Container(str(path), size=status.st_size, time=time, **fields)
 
 
 def files(container: Container, skipped: Counter, spool: BinaryIO | None = None) -> Iterator[File]:
-    """Yields the files of a folder or tar in order, except hidden files, repeated links and files such as pipes.
+    """Yields the files of a folder or tar in order, except hidden files, pipes, and folders linked repeatedly.
 
     Args:
       container: a container of images or samples.

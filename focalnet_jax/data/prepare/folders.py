@@ -130,7 +130,7 @@ def refuse_twice(entries: Sequence[Path]) -> None:
 
 
 def _refuse_same_folder(folders: Sequence[Path]) -> None:
-    """Raises `UserError` if a class folder is a link to another one, because its images would have two classes."""
+    """Raises `UserError` if two class folders are the same folder, because its images would then have two classes."""
     links = [folder for folder in folders if folder.is_symlink()]
     targets = {folder.resolve(): folder for folder in folders if folder not in links} if links else {}
     for link in links:
@@ -140,7 +140,11 @@ def _refuse_same_folder(folders: Sequence[Path]) -> None:
 
 
 def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Container]:
-    """Returns a container for the files `loose` in `path`, so that they are counted, or an empty list."""
+    """Returns a container of the files `loose` in `path`, which are only counted, or an empty list if there are none.
+
+    Raises:
+      UserError: there are Parquet files.
+    """
     parquet = [entry.name for entry in loose if is_parquet(entry)]
     if parquet:
         raise UserError(f"{path} contains Parquet files, such as {parquet[0]}: prepare them with the kind parquet")
@@ -150,7 +154,7 @@ def _loose(path: Path, loose: Sequence[Path], split: str | None) -> list[Contain
 def _below_single_folders(path: Path) -> Path:
     """Returns the folder that contains the splits or classes.
 
-    Descends through folders that contain a single folder and no tars or images.
+    This is `path`, or a folder below it that is reached through folders with a single folder and no tars or images.
     """
     below = path
     while True:

@@ -1,4 +1,4 @@
-"""Determines the class of an image from its path, label and lists, and its file name in the data set."""
+"""Determines the class of an image, and its file name in the data set, from its path, label and the label list."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def place_imagenet(
 
 
 def proven_synset(parts: Parts, listed: str | None = None, name: str = "") -> str:
-    """Returns the synset that an image's path or the label list proves, or "" if nothing does or two synsets differ.
+    """Returns the synset that an image's path or the label list proves, or "" if nothing does or the proofs differ.
 
     Args:
       parts: parts of the image's path.
@@ -76,7 +76,7 @@ def synset_folder(parts: Parts) -> str | None:
 
 
 def listed_synset(labels: Labels, parts: Parts, split: str) -> str | None:
-    """Returns the synset of a validation image in the label list, or None if it is not listed or `split` is not val."""
+    """Returns the synset of an image in the label list of val, or None if it is not listed or `split` is not val."""
     return (labels.stems or {}).get(imagenet_file(parts[-1])[0]) if split == "val" else None
 
 
@@ -92,7 +92,10 @@ def place_labelled(name: str, parts: Parts) -> tuple[str, str, int]:
 
 
 def below_class(name: str, parts: Parts) -> str:
-    """Returns the file name of an image in the data set: CLASS/PATH, where PATH begins below the class folder."""
+    """Returns the file name of an image in the data set, CLASS/PATH.
+
+    PATH is the part of the path below the class folder, or the whole path if there is no class folder.
+    """
     folder = name.replace("/", "_")
     folders = parts[:-1]
     start = folders.index(folder) + 1 if folder in folders else 0

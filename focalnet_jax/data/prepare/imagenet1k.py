@@ -44,8 +44,8 @@ EXPECTED = (
     "ILSVRC/Data/CLS-LOC, train and val folders, or the tars, shards or Parquet files of both splits"
 )
 IMAGENET_ORDER = "as indices of the sorted synsets, from 0"
-_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # Kaggle's path ILSVRC/Data/CLS-LOC, reversed; the lists are next to ILSVRC
-# Words in the names of tars that are not read: tars without images, and _t3, which has copies of train's dogs.
+_KAGGLE = ("CLS-LOC", "Data", "ILSVRC")  # Kaggle's path ILSVRC/Data/CLS-LOC, reversed; label lists are next to ILSVRC
+# Words in the names of tars that are not read: tars without images, and train_t3, which repeats the images of dogs.
 _NO_IMAGES = re.compile(r"devkit|bbox|_t3|(?<![a-z])patch(?![a-z])", re.IGNORECASE)
 
 # (layout, container) by split; the key None is for a tar with several splits
@@ -150,14 +150,17 @@ def _hold_splits(folders: Sequence[Path], files: Sequence[Path]) -> bool:
 
 
 def _are_apart(containers: Sequence[tuple[str, Container]]) -> bool:
-    """Returns whether folders and tars are different synsets, such as when only some of the tars were unpacked."""
+    """Returns whether all containers are folders and tars of different synsets, as when some tars were unpacked."""
     names = [container.class_name for _, container in containers if not container.direct]
     apart = {layout for layout, _ in containers} == {"folders", "tars of synsets"}
     return apart and None not in names and len(set(names)) == len(names)
 
 
 def _root(path: Path) -> tuple[Path, list[Path]]:
-    """Returns the folder that contains the splits, and the folders to search for the label list."""
+    """Returns the root of a source, and the folders to search for label lists.
+
+    The root is `path` if it is a file, else the folder at or below `path` that contains the splits.
+    """
     if path.is_file():
         return path, [path.resolve().parent]
     visited = [path]
@@ -182,7 +185,7 @@ def _root(path: Path) -> tuple[Path, list[Path]]:
 
 
 def _synset_folder(folder: Path, split: str) -> Container:
-    """Returns the container of a folder, whose class is known if its name is a synset or words for only one class."""
+    """Returns the container of a class folder. Its class is None if the name means no synset, or several."""
     name = synset_named(folder.name)
     return Container(str(folder), split=split, class_name=name if is_synset(name) else None, imagenet=True)
 
@@ -200,7 +203,10 @@ def _add_folder(found: ContainersBySplit, folder: Path, split: str) -> None:
 
 
 def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
-    """Adds a Parquet file, or a tar of tars, images or samples, to `found`."""
+    """Adds a Parquet file, or a tar of tars, images or samples, to `found`.
+
+    If `split` is None, the split is determined by the names of the file and its folders, or by the paths in the tar.
+    """
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     if is_synset(stem):
         found[split or "train"].append(
@@ -240,7 +246,7 @@ def _add_file(found: ContainersBySplit, path: Path, split: str | None) -> None:
 
 
 def _needs_labels(containers: Sequence[Container]) -> bool:
-    """Returns whether neither the folder nor the file name of some validation images contains the class."""
+    """Returns whether some validation images have no class in their file name or the names of their folders."""
     for container in containers:
         if container.class_name or container.holds != "images":
             continue

@@ -1,4 +1,4 @@
-"""Indexes a folder or tar of images; the path of each image determines its split and class."""
+"""Indexes a folder or tar of images. The container or the path of an image determines its split and class."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from focalnet_jax.errors import UserError, abbreviated
 
 
 def index_images(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
-    """Returns the index of a folder or tar of images.
+    """Returns the index of a folder or tar of images. The images of a compressed tar are written to `spool`, if given.
 
     Raises:
       UserError: a tar is damaged, unsafe or a WebDataset shard, a file cannot be read, or splits and classes are mixed.
     """
     skipped: Counter[str] = Counter()
-    found: dict[str, File] = {}  # the last of several members with the same name counts, like when a tar is unpacked
+    found: dict[str, File] = {}  # the last of several members with the same name counts, as when a tar is unpacked
     for file in files(container, skipped, spool):
         skipped[OVERWRITTEN] += file.name in found
         found[file.name] = file._replace(read=bytes)
@@ -76,7 +76,7 @@ def check_utf8(container: Container, name: str) -> None:
 
 
 def sample_key(name: str) -> str:
-    """Returns the key of the sample to which a file in a shard belongs: its path up to the first dot in its name."""
+    """Returns the key of the sample to which a file in a shard belongs: the path up to the first dot in the name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
@@ -93,7 +93,7 @@ def _refuse_shard(container: Container, names: Iterable[str]) -> None:
 
 
 def _folder_claims(paths: Sequence[Parts], placed: Sequence[tuple[int, str, str, int]]) -> Counter[Claim]:
-    """Counts, by claim, the images with a synset in their name and a class folder that is not a synset."""
+    """Returns the number of images by claim, of images whose path proves a synset but whose class is not a synset."""
     claims: Counter[Claim] = Counter()
     for parts, (split, name, _, why_not) in zip(paths, placed, strict=True):
         if why_not == GOOD and not is_synset(name) and (proven := proven_synset(parts, name=name)):
@@ -104,7 +104,10 @@ def _folder_claims(paths: Sequence[Parts], placed: Sequence[tuple[int, str, str,
 def _imagenet(
     container: Container, labels: Labels, paths: Sequence[Parts], claims: Counter[Claim]
 ) -> list[tuple[int, str, str, int]]:
-    """Returns split, class, file name and `WHY_NOT` index of each path, and counts listed classes in `claims`."""
+    """Returns split, class, file name and `WHY_NOT` index of each path.
+
+    Images with a class in the label list and a proven class are counted in `claims`.
+    """
     placed = []
     splits = [_split_of(container, parts) for parts in paths]
     _refuse_mixed(container, paths, splits)
@@ -136,7 +139,7 @@ def _split_of(container: Container, parts: Parts) -> str | None:
 
 
 def _refuse_mixed(container: Container, paths: Sequence[Parts], splits: Sequence[str | None]) -> None:
-    """Raises `UserError` if some images are in folders of splits, and others have no split."""
+    """Raises `UserError` if some images are in folders of splits, and others in folders without a split."""
     found = [(parts, split) for parts, split in zip(paths, splits, strict=True) if has_image_suffix(parts[-1])]
     without = next((parts for parts, split in found if split is None and len(parts) > 1), None)
     named = next((parts for parts, split in found if split and any(map(split_named, parts[:-1]))), None)
@@ -157,7 +160,7 @@ def _by_path(container: Container, paths: Sequence[Parts]) -> list[tuple[int, st
 def _agreed(named: str, parts: Parts, below: Parts) -> tuple[str, str, int]:
     """Returns class, file name and `WHY_NOT` index of a file in the class folder `named`.
 
-    The image is rejected if its file name begins with a different synset.
+    The image is rejected if the folder is a synset and the file name begins with a different synset.
     """
     file = parts[-1]
     if not may_be_image(file):
@@ -179,7 +182,7 @@ def _splits_and_classes(container: Container, paths: Sequence[Parts]) -> list[tu
     start = 0 if split_at is None else split_at + 1
     below = [parts[start:] for parts in images if len(parts) > start + 1]
     shared = below[0][: _shared_folders(below)] if below else ()
-    if split_at is not None:  # the rule for folders, see `folders._shared_below`
+    if split_at is not None:  # same rule as for folders, see `folders._shared_below`
         unclear = next((name for name in shared if not (holds_images_only(name) or split_named(name))), None)
         if unclear and not is_synset(unclear):
             raise UserError(unclear_class(container.title, unclear, sorted({parts[len(shared)] for parts in below})))
@@ -232,7 +235,7 @@ def _common(paths: Sequence[Parts]) -> Parts:
 
 
 def _shared_folders(images: Sequence[Parts]) -> int:
-    """Returns the number of folders above the class folders."""
+    """Returns the number of folders that all paths share above the class folders."""
     shared = len(_common(images))
     # If files are directly in the shared folder, that folder is their class.
     return max(shared - any(len(parts) == shared + 1 for parts in images), 0)

@@ -37,7 +37,7 @@ class Member(NamedTuple):
     """A file or row of a container."""
 
     name: str  # path inside the container, or number of the row
-    offset: int  # first byte in the container's file or in the spool file
+    offset: int  # first byte in the container's file or in the spool file; -1 if the content is in neither
     size: int  # bytes
     time: int  # modification time in nanoseconds; 0 in archives
     class_name: str  # "" if the class is unknown
@@ -49,8 +49,8 @@ class Member(NamedTuple):
 class Claim(NamedTuple):
     """A label, the class that it means, and the class that other names of the same image prove.
 
-    Most claims are about the labels of samples and rows. If the name of an image proves a synset, its class in the
-    label list is also a claim, and so is its class folder, unless the folder is a synset.
+    Every label of a sample or row is a claim. If the path of an image proves a synset, its class in the label list, or
+    its class folder if this is not a synset, is also a claim.
     """
 
     label: str
@@ -58,7 +58,7 @@ class Claim(NamedTuple):
     proven: str  # synset that the file name, folder or label list proves; "" if nothing proves a synset
     stated: bool  # whether the file contains the class names of its numeric labels
     beside: str = ""  # class name that the sample contains in addition to its number
-    used: bool = True  # False for a number in addition to a class name, which is then the label
+    used: bool = True  # False for a number that accompanies a class name; the class name is then the label
     split: str = ""  # split of the image; "" for the split of the container
 
 

@@ -46,7 +46,7 @@ def index_container(container: Container, labels: Labels | None = None, spool: P
 
 
 def index_files(sources: Sources, work: Path) -> list[Path]:
-    """Returns the file of each container's index, with a hash of everything that determines its content in its name."""
+    """Returns the path of each container's index. The file name has a hash of everything that determines the index."""
     common = [sources.classes, asdict(sources.labels), __version__]
     shared = hashlib.sha256(json.dumps(common).encode())
     paths = []
@@ -59,7 +59,7 @@ def index_files(sources: Sources, work: Path) -> list[Path]:
 
 
 def labels_for(container: Container, sources: Sources) -> Labels:
-    """Returns the interpretation of the labels of a container."""
+    """Returns the interpretation of a container's labels; `Labels()` for training images in folders and tars."""
     return sources.labels if container.holds != "images" or container.split != "train" else Labels()
 
 

@@ -24,7 +24,7 @@ class SourceKind:
     """Properties of a kind of source."""
 
     name: str  # default name of the data set
-    num_classes: int | None = None  # number of classes of ImageNet; None if the sources define the classes
+    num_classes: int | None = None  # number of classes in the ImageNet list; None if the sources define the classes
     held_out: float = 0.0  # default fraction of training images to hold out if the sources have no split val
 
 
@@ -44,7 +44,7 @@ class Sources:
     containers: tuple[Container, ...]
     classes: tuple[str, ...] | None = None  # class names in order; None for the sorted names that are found
     labels: Labels = field(default_factory=Labels)  # interpretation of the labels
-    val_labels: ValLabels | None = None  # label list of ImageNet-1K's validation images, if there is one
+    val_labels: ValLabels | None = None  # label list of ImageNet-1K's validation images; None if there is none
     notes: tuple[str, ...] = ()  # lines to print, such as the files that are not read
 
 
@@ -58,7 +58,7 @@ def find_sources(
     label_column: str | None = None,
     held_out: float | None = None,
 ) -> Sources:
-    """Returns the containers at `paths`.
+    """Returns the containers at `paths`, and how to find the classes of their images.
 
     Args:
       kind: key of `KINDS`.
@@ -71,6 +71,7 @@ def find_sources(
 
     Raises:
       UserError: a path is missing or contains nothing of the kind, or a list is invalid.
+      RunFailedError: a download failed.
     """
     columns = Labels(image_column=image_column, label_column=label_column)
     locations = [location for path in paths for location in locate(kind, path, columns)]
@@ -113,10 +114,7 @@ def find_sources(
 
 
 def check_paths(paths: Sequence[Path]) -> None:
-    """Raises `UserError` if a source is missing, or is neither a file nor a folder.
-
-    A pipe, for example, can be read only once.
-    """
+    """Raises `UserError` if a source is missing, or is neither a file nor a folder, such as a pipe."""
     for path in paths:
         if not path.exists():
             raise UserError(f"--source {path}: there is no such file or folder")
@@ -127,7 +125,7 @@ def check_paths(paths: Sequence[Path]) -> None:
 def _refuse_repeated(kind: str, paths: Sequence[Path]) -> None:
     """Raises `UserError` if a source is given twice or is inside another source.
 
-    The sources of ImageNet-1K may be inside each other, because its parts may be given separately.
+    For the kind imagenet1k, a source may be inside another one, because parts of ImageNet-1K may be given separately.
     """
     resolved = [path.resolve() for path in paths]
     for number, path in enumerate(resolved):

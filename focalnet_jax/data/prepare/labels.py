@@ -41,7 +41,7 @@ class Labels:
         return (self.names[label] if self.names else str(label)), GOOD
 
     def lists(self, name: str) -> bool:
-        """Returns whether `names` contains a class under this name or another name of the same synset."""
+        """Returns whether a class in `names` has this name, or a name that means the same synset."""
         return name in self._every_name or not self._every_name.isdisjoint(synsets_named(name))
 
     @cached_property
@@ -70,13 +70,13 @@ def _normalized(
 
 
 def label_text(label: int | float | str | bool | None) -> str:
-    """Returns a label as a string, which is the same for equal numbers of different types."""
+    """Returns a label as a string of at most 200 characters, the same for equal numbers of different types."""
     return str(_normalized(label))[:_LONGEST_NAME]
 
 
 @cache
 def _synsets_by_lemmas() -> dict[str, frozenset[str]]:
-    """Returns ImageNet-1K synsets by lower-case name: all lemmas, or the first lemma, which synsets may share."""
+    """Returns ImageNet-1K's synsets by name, in lower case. A name is the list of all lemmas, or the first lemma."""
     found: dict[str, set[str]] = {}
     for synset, lemmas in class_list(NUM_1K):
         for name in {lemmas.lower(), lemmas.split(",")[0].lower()}:
@@ -93,7 +93,7 @@ def synset_named(label: str) -> str:
 def synsets_named(label: str) -> frozenset[str]:
     """Returns the set of synsets that a label may mean: a synset id in the label, or ImageNet-1K's synsets of the name.
 
-    There are two for "crane". If there are none, the set contains the label itself.
+    For example, "crane" means two synsets. If the label means no synset, the set contains the label itself.
     """
     if synset := synset_of(label):
         return frozenset({synset})
@@ -120,7 +120,7 @@ def followed(stated: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]
 
     Two names match if they are equal or mean the same synset. If the file has the order of `given`, a name that occurs
     several times in the file matches any name. The first class in the file may be missing in `given`, as the class for
-    the background. Placeholders, such as "0" or "class_0", are indices in `given`.
+    the background. Placeholders, such as "0" or "class_0", are indices in `given`, counted from 0 or 1.
 
     Args:
       stated: class name of each number in the file.
@@ -129,7 +129,7 @@ def followed(stated: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]
     Returns:
       The class of each number in the file, or None if the names do not match.
     """
-    if is_imagenet_order(stated):  # replaces words that two classes share by synsets
+    if is_imagenet_order(stated):  # synsets are unique, unlike names such as crane
         stated = tuple(synset for synset, _ in class_list(NUM_1K))
     counts = Counter(stated)
     fits = len(stated) <= len(given)

@@ -1,4 +1,4 @@
-"""Error messages for layouts of folders that are no data set, in a folder or in a tar."""
+"""Error messages for folders and tars whose layout is not that of a data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def no_class_folders(title: str, split: str, names: Sequence[str]) -> str:
 
 
 def copied_classes(classes: Collection[str], below: Sequence[str]) -> bool:
-    """Returns whether a class folder seems to be a copy of the data set, because its folders have names of classes."""
+    """Returns whether a class folder seems to be a copy of the data set: all folders in it are named like classes."""
     return len(below) > 1 and set(below) <= set(classes)
 
 

@@ -25,7 +25,7 @@ from focalnet_jax.errors import UserError, abbreviated, shown_size
 from focalnet_jax.hub.address import Address, is_address, parse_address
 from focalnet_jax.hub.datasets import fetch_files, linked, list_files
 
-_CONVERTED = "refs/convert/parquet"  # revision with Parquet files that the hub makes of most data sets
+_CONVERTED = "refs/convert/parquet"  # revision with Parquet files that the hub generates for most data sets
 
 # Web page of a data set, its repository, revision and folder. A `Path` has one slash in place of two.
 _PAGE = re.compile(r"https?:/+[^/]+/datasets/([^/]+/[^/]+)(?:/(?:tree|blob|resolve|viewer)/([^/]+)(?:/(.*))?)?")
@@ -39,7 +39,7 @@ class Location:
       path: the file or folder.
       card: description of the data set.
       subset: name of the chosen subset, or "" if there is none.
-      splits: split of each file to read, or "" if its name contains the split; None for all files of the folder.
+      splits: split of each file to read, or "" if its name contains the split; None to read all files at `path`.
       notes: lines for the user.
     """
 
@@ -51,12 +51,12 @@ class Location:
 
 
 def locate(kind: str, path: Path, labels: Labels) -> list[Location]:
-    """Returns the locations of a value of `--source`. Files of the hub are downloaded to its cache.
+    """Returns the locations for a value of `--source`. Files of the hub are downloaded to its cache.
 
     Args:
       kind: kind of the source.
       path: a file or folder, a pattern, or an address hf://datasets/ORG/NAME[@REVISION][/FOLDER].
-      labels: columns of Parquet files, which are searched in the first file before others are downloaded.
+      labels: columns of Parquet files. They are searched for in the first file before other files are downloaded.
 
     Raises:
       UserError: a pattern matches no file, the data set has no files of the kind, or several subsets.
@@ -161,7 +161,7 @@ def _wanted(kind: str, names: Collection[str]) -> list[str]:
 
 
 def _without_tests(choice: Choice) -> Choice:
-    """Returns a choice without ImageNet-1K's test images, which have no labels."""
+    """Returns a choice without ImageNet-1K's test files, which have no labels; unchanged if it has only test files."""
     tests = {name for name, split in choice.splits.items() if split == "test" or _splits_in(name) == {"test"}}
     if not tests or len(tests) == len(choice.splits):
         return choice
@@ -178,7 +178,7 @@ def _splits_in(name: str) -> set[str]:
 def class_names_on_cards(
     locations: Sequence[Location], columns: Sequence[str]
 ) -> tuple[tuple[str, ...], str] | tuple[None, None]:
-    """Returns the class names on the cards of all locations, and the path of the card; None if they are unknown.
+    """Returns the class names on the cards, and the name of their file; (None, None) if unknown or different.
 
     Args:
       locations: locations of a source.
@@ -191,7 +191,7 @@ def class_names_on_cards(
 
 
 def missing_shards(location: Location, files: Sequence[Path]) -> list[str]:
-    """Returns a note if a folder lacks shards that its card lists, else an empty list."""
+    """Returns a note if only some of the shards on the card of a location are in `files`, else an empty list."""
     names = {path.name for path in files}
     listed = {PurePosixPath(name).name for name in location.card.shards}
     absent = sorted(listed - names)

@@ -23,7 +23,7 @@ from focalnet_jax.system.files import write_whole
 
 VERSION = "1.0.0"
 MANIFEST = "manifest.jsonl"
-Reports = Sequence[tuple[Shard, dict[str, Any]]]  # pairs of a shard and its report, see `write_shard`
+Reports = Sequence[tuple[Shard, dict[str, Any]]]  # pairs of a shard and its report, see `ShardWriter`
 
 
 def write_metadata(job: Job, reports: Reports, indices: Sequence[Index], request: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def write_description(
         for split, (of, _) in lengths.items()
         for number in range(len(of))
     ]
-    # TFDS reads the format in the names of the files. If they have been moved to a bucket, empty files stand for them.
+    # TFDS reads the format in the names of the files. If the shards were moved to a bucket, empty files replace them.
     moved = [] if any(out.glob(f"{name}-*-of-*")) else paths
     for path in moved:
         path.touch()

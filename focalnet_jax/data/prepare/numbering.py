@@ -15,9 +15,10 @@ from focalnet_jax.data.prepare.proofs import SplitLabels, labels_by_split, prove
 from focalnet_jax.data.source import are_numbers
 from focalnet_jax.errors import UserError
 
-# Up to this fraction of images may contradict a proof without an error, if each of them has a different label.
+# Labels that proofs contradict and never confirm are tolerated if each has one contradicted image, and together they
+# have at most this fraction of the images with proofs.
 _FEW = 0.05
-# Numbers are suspicious if the same number of random classes would all be this low with less than this probability.
+# A set of numbers is suspicious if the probability that randomly chosen classes have no larger number is below this.
 _UNLIKELY = 1e-6
 _GIVE = "give --classes FILE with one class per line, in the order of the numbers from 0"
 _GIVE_ORDER = f"{_GIVE}, or --classes imagenet1k for the order of the sorted synsets"
@@ -27,6 +28,7 @@ def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequenc
     """Raises `UserError` if labels contradict the proofs of their classes, or are ambiguous or outside the class list.
 
     ImageNet-1K's numeric labels also need a proof of their order, unless the user gives the order with --classes.
+    Unproven numbers in the label list of val are compared with the classes of train.
     """
     imagenet = any(container.imagenet for container in sources.containers)
     names = sources.labels.names or tuple(classes)
@@ -62,8 +64,8 @@ def check_numbering(sources: Sources, indices: Sequence[Index], classes: Sequenc
 def check_first(sources: Sources, indices: Sequence[Index]) -> None:
     """Raises `UserError` if ImageNet's first validation image has a wrong class.
 
-    If there are fewer classes than in ImageNet-1K, only a warning is printed: the images may be others with ImageNet's
-    file names, such as test data.
+    If there are fewer classes than in ImageNet-1K, only a warning is printed, because other images, such as test data,
+    may have ImageNet's file names.
     """
     present = set().union(*(np.unique(index.members["class_name"]).tolist() for index in indices))
     for container, index in zip(sources.containers, indices, strict=True):
@@ -83,13 +85,15 @@ def check_first(sources: Sources, indices: Sequence[Index]) -> None:
 
 
 def _refuse_contradicted(split: str, found: SplitLabels, others: Sequence[str], todo: str) -> None:
-    """Raises `UserError` if proofs contradict a label for all its images, or the labels of most images.
+    """Raises `UserError` if proofs contradict more images of a split than they confirm, or never confirm a label.
+
+    A few images with labels that proofs contradict and never confirm are allowed, see `_FEW`.
 
     Args:
       split: name of the split.
       found: labels of the split.
-      others: names of the splits whose labels agree with all proofs.
-      todo: advice in the message if the labels are numbers.
+      others: names of the other splits in which all proofs confirm the labels.
+      todo: advice in the message if the label is a number without a class name in the file.
     """
     differing = {label: sum(proven.values()) for label, proven in found.differ.items()}
     differ, agree = sum(differing.values()), sum(found.agree.values())
@@ -105,7 +109,7 @@ def _refuse_contradicted(split: str, found: SplitLabels, others: Sequence[str], 
     if is_number:
         advice = f"{todo}{_shifted(found)}"
     if others and are_numbers([label]):
-        advice = f"the labels of {others[0]} agree, so number the classes of {split} in the same way"
+        advice = f"the labels of {others[0]} agree with the names, so number the classes of {split} in the same way"
     meaning = f"label {label} means {name or 'none of the classes'}, but {count} images with this label are named"
     if label == name:
         meaning = f"{count} images of class {name} are named"
@@ -128,9 +132,9 @@ def _shifted(found: SplitLabels) -> str:
 def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagenet: bool, *, given: bool) -> None:
     """Raises `UserError` if labels are outside the list of classes.
 
-    In data sets other than ImageNet-1K this is an error only for numbers of a list that is too short, or if no label is
-    0, so that the numbers seem to start at 1; otherwise the images are only rejected. `given` states whether the user
-    gave the list with --classes.
+    In data sets other than ImageNet-1K, this is an error only if a number is too large for the list, or if no number
+    is 0, so that the numbers seem to start at 1. In other cases, the images are rejected without an error. `given`
+    states whether the user gave the list with --classes.
     """
     count = sum(found.outside.values())
     numbers = found.numbers | found.stated
@@ -144,12 +148,13 @@ def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagen
     if found.stated:
         todo = "correct the labels; the class names in the file are numbered from 0"
     raise UserError(
-        f"{count} labels of {split}, such as {label}, are outside the {len(names)} classes{shifted}: {todo}"
+        f"the labels of {count} images of {split}, such as {label}, are outside the {len(names)} classes{shifted}: "
+        f"{todo}"
     )
 
 
 def _refuse_ambiguous(sources: Sources, indices: Sequence[Index]) -> None:
-    """Raises `UserError` if labels fit several classes, and no other source determines the class."""
+    """Raises `UserError` if labels fit several classes, and nothing else determines the class."""
     for container, index in zip(sources.containers, indices, strict=True):
         files = index.members["file"][index.members["why_not"] == AMBIGUOUS]
         if len(files):
@@ -180,7 +185,11 @@ def _refuse_unknown_order(found: SplitLabels, other: SplitLabels) -> None:
 
 
 def _refuse_other_sources(found: SplitLabels, known: Set[int]) -> None:
-    """Raises `UserError` if a container without proofs has numbers outside `known`, or only the lowest of `known`."""
+    """Raises `UserError` if a container without proofs has numbers outside `known`, or only the lowest of `known`.
+
+    The lowest numbers are allowed if no other container has them, because the containers are then sorted by class. A
+    container with all 1000 numbers needs no proof.
+    """
     for source in found.sources if known else ():
         others = set().union(*(other.found for other in found.sources if other is not source))
         sorted_by_class = bool(others) and source.found.isdisjoint(others)
@@ -195,15 +204,15 @@ def _refuse_other_sources(found: SplitLabels, known: Set[int]) -> None:
 
 
 def _are_lowest(numbers: Set[int], known: Set[int]) -> bool:
-    """Returns whether numbers are among the lowest of `known`, which is unlikely for ImageNet's class indices."""
+    """Returns whether `numbers` are improbably low for randomly chosen numbers of `known`, see `_UNLIKELY`."""
     lowest = sum(number <= max(numbers) for number in known)
     return (lowest / len(known)) ** len(numbers) < _UNLIKELY
 
 
 def _refuse_other_numbers(title: str, numbers: Set[int], trained: Set[str], names: Sequence[str], advice: str) -> None:
-    """Raises `UserError` if unproven numbers mean classes that train lacks, or seem to have a different order.
+    """Raises `UserError` if unproven numbers mean classes that train lacks, start at 1, or seem to be in another order.
 
-    `title` is the beginning of the message, and `advice` its end.
+    `title` is the beginning of the message, and `advice` is its end.
     """
     of_train = {number for number, name in enumerate(names) if name in trained}
     if not trained or not numbers:

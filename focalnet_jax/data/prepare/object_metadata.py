@@ -1,4 +1,4 @@
-"""Writes the files that complete a prepared data set of images with objects: manifest, TFDS metadata, ids, card."""
+"""Writes the files that complete a prepared data set of images with objects: manifest, metadata, ids and card."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Split:
       name: train, val or test.
       images: all images.
       sizes: bytes of each image, `[n]` int64; -1 if it is missing.
-      problems: what is wrong with annotations.
+      problems: what is wrong with the annotations.
       masks: whether objects have masks.
       counts: number of usable objects by class.
       annotations: number of annotations of each image, `[n]`.
-      digest: hash of the annotations.
+      digest: hash of the classes, the images and their annotations.
     """
 
     name: str
@@ -82,7 +82,7 @@ def write_metadata(
     reports: Sequence[tuple[Shard, dict[str, Any]]],
     request: Mapping[str, Any],
 ) -> None:
-    """Writes the manifest, the TFDS metadata and the card, which marks the data set as complete, and prints them."""
+    """Writes the manifest, TFDS metadata, ids and the card, which marks the data set as complete; prints a summary."""
     rows = [
         {"split": shard.split, "file": name, "status": status, "reason": reason}
         for shard, report in reports
@@ -129,7 +129,7 @@ def write_metadata(
 
 
 def _write_images(job: Job, split: Split, reports: Sequence[tuple[Shard, dict[str, Any]]]) -> None:
-    """Writes ids, sizes and numbers of annotations of the images of a split, in the order of the records."""
+    """Writes ids, sizes, names and numbers of annotations of the images of a split, in the order of the records."""
     written = [place for _, report in reports for place in report["written"]]
     shards = {
         shard_file(job.name, shard.split, shard.number, shard.count): len(report["written"])

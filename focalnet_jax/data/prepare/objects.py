@@ -49,14 +49,14 @@ def prepare_coco(source: Coco, out: Path, options: PrepareOptions, processes: in
       out: parent folder of the data set.
       options: options that determine the result.
       processes: number of worker processes.
-      address: folder in a bucket to which the data set is moved; `out` then only has intermediate files.
+      address: parent folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
 
     Returns:
-      The folder of the data set, `out`/NAME/1.0.0.
+      The local folder of the data set, `out`/NAME/1.0.0.
 
     Raises:
       UserError: the annotations are damaged or inconsistent, an archive is damaged, or `out` contains another data set.
-      RunFailedError: a worker process died.
+      RunFailedError: a worker process died, or the bucket does not answer.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
         raise UserError(f"--name {options.name}: expected lower-case letters, digits and _, beginning with a letter")
@@ -81,7 +81,7 @@ def prepare_coco(source: Coco, out: Path, options: PrepareOptions, processes: in
 
 
 def _read_splits(source: Coco, work: Path) -> tuple[list[Split], Categories]:
-    """Checks the annotations of all splits, writes them to `work`, and returns the splits and their classes."""
+    """Checks all annotations, writes those of splits with images to `work`; returns these splits and the classes."""
     splits, classes, of = [], None, None
     for file in source.files:
         parsed = parse_coco(file.read(), file.title)
@@ -120,12 +120,14 @@ def _write_rows(
 ) -> Split:
     """Writes a line of JSON for each image, with its place and annotations, and the offsets of the lines.
 
+    Returns the split.
+
     Args:
       source: the stores.
       file: JSON file of the split.
-      annotations: its annotations, see `Parsed`.
-      images: its images.
-      classes: its classes.
+      annotations: annotations in the file, see `Parsed`.
+      images: images in the file.
+      classes: classes of the data set.
       work: folder of the lines.
       place: store and folder of the images, see `Coco.prefix`.
     """
@@ -174,8 +176,8 @@ def _plan(splits: Sequence[Split], shard_bytes: int) -> list[Shard]:
 def write_objects(job: Job, shard: Shard, reports: Path) -> int:
     """Writes a shard of images and annotations, then its report, and returns the number of bytes read.
 
-    The files are copied unchanged, except images that not every reader decodes, see `checked_image`. The report
-    contains, in addition to that of `ShardWriter`, `written` (numbers of the images in the split).
+    The files are copied unchanged, except images that not every reader decodes, see `checked_image`. The report has the
+    keys of `ShardWriter`, and `written`: the index in the split of each image in the shard.
     """
     offsets, read, written = np.load(reports / f"{shard.split}.offsets.npy"), 0, []
     with (

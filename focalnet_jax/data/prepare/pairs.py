@@ -60,14 +60,14 @@ def prepare_pairs(source: Ade20k, out: Path, options: PrepareOptions, processes:
       out: parent folder of the data set.
       options: options that determine the result.
       processes: number of worker processes.
-      address: folder in a bucket to which the data set is moved; `out` then only has intermediate files.
+      address: parent folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
 
     Returns:
-      The folder of the data set, `out`/NAME/1.0.0.
+      The local folder of the data set, `out`/NAME/1.0.0.
 
     Raises:
       UserError: an archive is damaged, `out` contains a different data set, or the disk is full.
-      RunFailedError: a worker process died.
+      RunFailedError: a worker process died, or the bucket does not answer.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
         raise UserError(f"--name {options.name}: expected lower-case letters, digits and _, beginning with a letter")
@@ -116,7 +116,10 @@ def _plan(pairs: Sequence[Pair], shard_bytes: int) -> list[Shard]:
 
 
 def features(with_instances: bool) -> tfds.features.FeaturesDict:
-    """Returns the TFDS features of an example: image `[H, W, 3]`, mask `[H, W, 1]`, file_name, and instances."""
+    """Returns the TFDS features of an example: image `[H, W, 3]`, mask `[H, W, 1]` and file_name.
+
+    If `with_instances`, an example also has instances `[H, W, 3]`.
+    """
     form = {
         "image": tfds.features.Image(shape=(None, None, 3)),
         "mask": tfds.features.LabeledImage(
@@ -132,8 +135,8 @@ def features(with_instances: bool) -> tfds.features.FeaturesDict:
 def write_pairs(job: Job, shard: Shard, reports: Path) -> int:
     """Writes a shard of images and masks, then its report, and returns the number of bytes read.
 
-    The files are copied unchanged, except images that not every reader decodes, see `checked_image`. In addition to the
-    report of `ShardWriter`, the report contains `classes`, the number of images with each class.
+    The files are copied unchanged, except images that not every reader decodes, see `checked_image`. The report has the
+    keys of `ShardWriter`, and `classes`: the number of images with each class.
     """
     source, coding, counts, read = job.source, ade20k_classes().coding(True), Counter(), 0
     form = features(source.instances is not None)
@@ -165,7 +168,7 @@ def write_pairs(job: Job, shard: Shard, reports: Path) -> int:
 
 
 def _instances(path: Path, pair: Pair, shape: tuple[int, int]) -> bytes:
-    """Returns the instances of an image; raises `UnreadableMaskError` if they are damaged or have another size."""
+    """Returns the encoded instances of an image; raises `UnreadableMaskError` if damaged or not of shape `[H, W]`."""
     offset, size = pair.instances
     with path.open("rb") as file:
         file.seek(offset)

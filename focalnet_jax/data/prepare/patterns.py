@@ -8,7 +8,7 @@ from functools import lru_cache
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_MOST = 1_000_000  # largest number of names that a pattern with braces may mean
+_MOST = 1_000_000  # largest number of names for a range such as {0..9}; the rest of the range is ignored
 
 
 def is_pattern(name: str) -> bool:
@@ -17,7 +17,7 @@ def is_pattern(name: str) -> bool:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Yields the names that the braces of a pattern mean: {a,b} a and b, {0000..0003} four numbers."""
+    """Yields the names that a pattern with braces means, such as x1 and x2 for x{1,2}, and 08, 09, 10 for {08..10}."""
     found = _BRACES.search(pattern)
     numbers = found and _RANGE.fullmatch(found[1])
     if not found or not (numbers or "," in found[1]):
@@ -32,7 +32,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Returns whether a pattern matches the path of a file, or a folder above the file."""
+    """Returns whether a pattern matches the path of a file, or the path of a folder above the file."""
     return bool(_compiled(pattern.strip("/").removeprefix("./")).fullmatch(path))
 
 

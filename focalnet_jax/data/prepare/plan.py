@@ -1,4 +1,4 @@
-"""Assigns images to shards, independently of their containers and of interruptions."""
+"""Assigns images to shards. The assignment is deterministic, and the same for all kinds of containers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from focalnet_jax.data.prepare.index import GOOD, Index
 from focalnet_jax.data.prepare.naming import SPLITS
 
 _PIECE = 16  # number of images read in sequence: about the number that a disk reads in the time of one seek
-_LARGE = 100_000  # smallest split read in pieces; images of smaller splits are shuffled one by one
+_LARGE = 100_000  # splits with more images are shuffled in pieces of `_PIECE` images, other splits image by image
 _SEED = 0
 
 
@@ -20,17 +20,19 @@ class Shard:
     """A shard to write."""
 
     split: str
-    number: int
-    count: int  # number of the split's shards
-    members: np.ndarray  # [N, 2] int32: index of the container, index of the member in it
+    number: int  # index of the shard in its split
+    count: int  # number of shards of the split
+    # [N, 2] int32: index of the container, index of the member in it. For images with masks or objects, [N]: index of
+    # the image.
+    members: np.ndarray
 
 
 def plan_shards(indices: Sequence[Index], classes: Sequence[str], *, held_out: float, shard_bytes: int) -> list[Shard]:
     """Returns the shards of every split.
 
-    The images of a split are sorted by class and name. Short sequences of these images are assigned to the shards in a
-    fixed random order. Any slice of a split is then a fair sample of the classes, and archives are still read mostly
-    sequentially.
+    The images of a split are sorted by class and name, and divided into pieces: of 16 successive images in a large
+    split, else of one image. The pieces are assigned to the shards in a fixed random order. Any range of examples is
+    then a nearly random sample of the split, and large archives are still read in sequences.
 
     Args:
       indices: indices of all containers.
@@ -81,13 +83,13 @@ def _members(index: Index, split: int, listed: Set[bytes], held_out: float) -> n
 
 def is_example(index: Index, listed: Set[bytes]) -> np.ndarray:
     """Returns whether each member is usable and has a class in `listed`, `[N]` bool."""
-    # A container has few classes, the list may have many.
+    # Looks up each distinct name once, because a container has few classes and many members.
     found, places = np.unique(index.members["class_name"], return_inverse=True)
     return np.array([name in listed for name in found.tolist()], bool)[places] & (index.members["why_not"] == GOOD)
 
 
 def by_size(order: np.ndarray, totals: np.ndarray, shard_bytes: int) -> Iterator[list[int]]:
-    """Yields groups of successive elements of `order`; the `totals` of each group add up to about `shard_bytes`."""
+    """Yields `order` in groups of successive indices. A group ends when its sum of `totals` reaches `shard_bytes`."""
     group, size = [], 0
     for index in order.tolist():
         group.append(index)

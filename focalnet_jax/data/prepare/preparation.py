@@ -1,4 +1,4 @@
-"""Prepares a data set, from indexing the sources to writing the card; resumes after an interruption."""
+"""Prepares a data set of images with classes, from indexing the sources to writing the card; can be resumed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUEST = "asked.json"
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Options that, with the sources, determine the result."""
+    """Options that determine the prepared data set, in addition to its sources."""
 
     name: str
     held_out: float | None  # fraction of training images moved to the split val; None for the default of the kind
@@ -52,13 +52,14 @@ def prepare(
       out: parent folder of the data set.
       options: options that determine the result.
       processes: number of worker processes.
-      address: folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
+      address: parent folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
 
     Returns:
-      The folder of the data set, `out`/NAME/1.0.0.
+      The local folder of the data set, `out`/NAME/1.0.0.
 
     Raises:
-      UserError: the sources are unreadable or invalid, `out` contains a different data set, or the disk is full.
+      UserError: the sources are unreadable or invalid, `out` contains a different data set, another process prepares
+        the same data set, or the disk is full.
       RunFailedError: a worker process died, or the bucket does not answer.
     """
     if not tfds.core.naming.is_valid_dataset_name(options.name):
@@ -80,8 +81,8 @@ def prepare(
         accounting.refuse_no_examples(sources, indices, classes, {shard.split for shard in shards})
         if kind == KINDS["imagenet1k"] and not any(shard.split == "val" for shard in shards):
             raise UserError(
-                f"{sources.containers[0].path} contains no images of val: give them too, or give --held-out FRACTION "
-                "to move training images to val"
+                "the sources contain no validation images: add them to --source, or give --held-out FRACTION to move "
+                "training images to val"
             )
         for line in accounting.describe_missing(sources, indices):
             print(line, flush=True)
@@ -96,12 +97,13 @@ def prepare(
 
 @contextlib.contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that creates a folder for the intermediate files of preparing `folder`.
+    """Context manager that creates a folder in `folder` for intermediate files, and gives its path.
 
-    The folder is removed at the end. It is kept if the preparation is interrupted, so that it can be resumed.
+    The folder is removed after a complete preparation, and if a `UserError` is raised before the request is written.
+    Otherwise, it is kept, so that the preparation can be resumed.
 
     Raises:
-      UserError: the folder cannot be created or written, or another process prepares the same data set.
+      UserError: another process prepares the same data set, or, also in the context, a file cannot be read or written.
     """
     work = folder / WORK
     made = [above for above in work.parents if not above.exists()]
@@ -115,14 +117,14 @@ def working_folder(folder: Path) -> Iterator[Path]:
             try:
                 yield work
             except UserError:
-                if not (work / REQUEST).exists():  # nothing was started: remove the folders created for it
+                if not (work / REQUEST).exists():  # nothing to resume: also remove the folders created above
                     shutil.rmtree(work)
                     with contextlib.suppress(OSError):  # another program may have written to them
                         for above in made:
                             above.rmdir()
                 raise
             shutil.rmtree(work)
-    except BrokenPipeError:  # the reader of stdout is gone
+    except BrokenPipeError:  # the process that reads stdout has ended
         raise
     except OSError as error:
         if isinstance(error.filename, str) and not _is_output(Path(error.filename), folder):
@@ -139,14 +141,14 @@ def _is_output(path: Path, folder: Path) -> bool:
 
 
 def write_request(path: Path, request: Mapping[str, Any], upload: Upload | None) -> None:
-    """Writes the request, by which the preparation is resumed."""
+    """Writes the request to `path`, and to the bucket if `upload` is given. Resuming requires the same request."""
     write_whole(path, json.dumps(request))
     if upload is not None:
         upload.copy(path)
 
 
 def is_finished(folder: Path, request: Mapping[str, Any], upload: Upload | None = None) -> bool:
-    """Returns whether `folder` contains the requested data set, complete.
+    """Returns whether `folder` contains the complete requested data set, and prints a line if it does.
 
     Raises:
       UserError: `folder` contains a different data set.
@@ -168,11 +170,11 @@ def check_begun(path: Path, request: Mapping[str, Any]) -> None:
 def _request_of(sources: Sources, indices: Sequence[Index], options: PrepareOptions) -> dict[str, Any]:
     """Returns the request, which is stored and compared when a preparation is resumed.
 
-    It contains a hash of the labels and of the names, sizes and times of the files in the sources, but not of the paths
-    of the sources.
+    It contains the options, the number of files and rows in the indices, and a hash of the class list, the options for
+    labels, and the names, sizes, times, splits and classes of these files. The paths of the sources do not change it.
     """
     labels = asdict(sources.labels)
-    if not labels["ordered"]:  # the key is newer than the first data sets, whose digest must not change
+    if not labels["ordered"]:  # keeps the digest of data sets that were prepared before this field existed
         del labels["ordered"]
     digest = hashlib.sha256(json.dumps([sources.classes, labels]).encode())
     for container, index in zip(sources.containers, indices, strict=True):
@@ -184,7 +186,7 @@ def _request_of(sources: Sources, indices: Sequence[Index], options: PrepareOpti
 
 
 def _refuse_other(path: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    """Raises `UserError` if two requests differ, except in keys that `begun` lacks: they were introduced later."""
+    """Raises `UserError` if two requests differ; ignores keys that `begun` lacks because an older version wrote it."""
     differing = [
         f"{key} was {begun[key]}, now {value}" for key, value in request.items() if begun.get(key, value) != value
     ]
@@ -225,11 +227,12 @@ def _index_all(sources: Sources, paths: Sequence[Path], processes: int) -> list[
 def write_all(
     write: Callable[[Any, Shard, Path], int], job: Any, shards: Sequence[Shard], work: Path, processes: int
 ) -> Reports:
-    """Writes all shards that have no report yet, and returns all reports.
+    """Writes the shards that have no report yet, and returns each shard with its report.
 
     Args:
-      write: function of `job`, a shard and `work` that writes the shard and its report, and returns the bytes read.
-      job: data that the function needs; both are sent to worker processes.
+      write: function that is called as `write(job, shard, work)` in a worker process. It writes the shard and its
+        report, and returns the number of bytes read.
+      job: data that `write` needs. Both must be picklable.
       shards: the shards.
       work: folder of the reports.
       processes: number of worker processes.

@@ -24,7 +24,7 @@ class SplitLabels:
       outside: number of images whose label means no class, by label.
       numbers: numeric labels in files without class names.
       stated: numeric labels in files with class names.
-      sources: `numbers` by container.
+      sources: the part of `numbers` in each container.
     """
 
     agree: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class NumericLabels:
 
 
 def labels_by_split(sources: Sources, indices: Sequence[Index], imagenet: bool) -> dict[str, SplitLabels]:
-    """Returns the labels of each split, with the numbers of images that agree with their proofs or contradict them."""
+    """Returns the labels of each split, with the number of images whose label a proof confirms or contradicts."""
     known = {synset for index in indices for claim in index.claims for synset in synsets_named(claim.name)}
     numbered = any(claim.used and _is_unnamed_number(claim) for index in indices for claim in index.claims)
     splits: dict[str, SplitLabels] = defaultdict(SplitLabels)
@@ -62,7 +62,7 @@ def labels_by_split(sources: Sources, indices: Sequence[Index], imagenet: bool) 
             elif claim.stated and are_numbers([claim.label]):
                 found.stated.add(int(claim.label))
             label = claim.label
-            if found.names.setdefault(label, claim.name) != claim.name:  # a file with other class names
+            if found.names.setdefault(label, claim.name) != claim.name:  # another file has another class for this label
                 label = f"{label} ({claim.name})"
                 found.names[label] = claim.name
             if not claim.name and claim.used:

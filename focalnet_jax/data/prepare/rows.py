@@ -118,8 +118,8 @@ def _splits_of(container: Container, stated: list[str]) -> list[str]:
 def other_names(container: Container, column: str = "of labels") -> str:
     """Returns the error message for a Parquet file whose class names do not match those of --classes."""
     return (
-        f"{container.path}: the class names of column {column} are not those of --classes FILE; list the class names "
-        "of the Parquet file, or omit --classes to keep its names and order"
+        f"{container.path}: the class names of column {column} are not those of --classes FILE; give --classes with "
+        "the names in the Parquet file, or omit --classes to keep its names and order"
     )
 
 

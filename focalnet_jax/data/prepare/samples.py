@@ -28,7 +28,7 @@ _LABEL_FILES = ("cls", "label", "cls.txt", "json", "txt")
 # Keys of the label in a .json. Names take precedence over numbers, and earlier keys over later ones.
 _NAME_KEYS = ("synset", "wnid", "class_name", "label_name", "classname")
 _LABEL_KEYS = ("label", "cls", "class", "class_id", "label_id", "class_index", "target", "category")
-LABEL_COLUMNS = ("cls", *_NAME_KEYS, *_LABEL_KEYS)  # names of labels in descriptions of data sets
+LABEL_COLUMNS = ("cls", *_NAME_KEYS, *_LABEL_KEYS)  # names of columns of labels in descriptions of data sets
 _FILE_KEYS = ("filename", "file_name", "path")
 # Words in the suffixes of images that are not the main image of a sample, such as depth.png.
 _MAPS = frozenset(
@@ -41,8 +41,8 @@ TEXT_LABELS = "labels from .txt"  # key in `Index.skipped`; these labels may be 
 def index_samples(container: Container, labels: Labels, spool: BinaryIO | None = None) -> Index:
     """Returns the index of a WebDataset shard.
 
-    The label is the content of `.cls`, else a key such as `label` in `.json`, else the content of `.txt`. If `.cls` is
-    a number and `.json` contains a class name, the label is the class name.
+    The label is the content of `.cls`, `.label` or `.cls.txt`, else a key such as `label` in `.json`, else the content
+    of `.txt`. If `.cls` is a number and `.json` contains a class name, the label is the class name.
 
     Raises:
       UserError: the tar is damaged or unsafe.
@@ -50,7 +50,7 @@ def index_samples(container: Container, labels: Labels, spool: BinaryIO | None =
     skipped: Counter[str] = Counter()
     images: dict[str, list[File]] = {}
     label_files: dict[str, dict[str, bytes]] = {}
-    relabelled: set[str] = set()  # keys with two different labels, such as after two shards were joined
+    relabelled: set[str] = set()  # keys with two different files of the same type, such as in joined shards
     for file in files(container, skipped, spool):
         kind = file.name.rpartition("/")[2].partition(".")[2].lower()
         key = sample_key(file.name)
@@ -104,7 +104,7 @@ def _member(
     skipped: Counter[str],
     claims: Counter[Claim],
 ) -> Member:
-    """Returns a sample as a member of the index, and counts its label.
+    """Returns a sample as a member of the index, and adds its label to `claims`.
 
     Args:
       container: the shard.
@@ -130,7 +130,8 @@ def _member(
     file = "/".join(parts)
     if container.imagenet and why_not in (GOOD, NO_LABEL):
         synsets = synsets_named(name) if name else None
-        numbered = labels.class_of(number)[0] if synsets and len(synsets) > 1 else None  # such as for crane
+        # The number decides between the synsets of an ambiguous name such as crane.
+        numbered = labels.class_of(number)[0] if synsets and len(synsets) > 1 else None
         candidates = [synsets, numbered, synset_folder(parts), listed]
         name, file, why_not = place_imagenet(parts, candidates, test=split == "test")
     elif why_not == GOOD:
@@ -197,7 +198,7 @@ def _in_json(described: dict[str, Any]) -> int | str | None:
 
 
 def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tuple[int | str | None, int | None, int]:
-    """Returns the label in a sample's files, its numeric label, and an index in `WHY_NOT`; missing labels are None."""
+    """Returns a sample's label, the number in its files, and an index in `WHY_NOT`; None if missing."""
     try:
         texts = {kind: content.decode().strip() for kind, content in label_files.items() if kind != "json"}
     except UnicodeDecodeError:
@@ -218,7 +219,7 @@ def _raw_label(label_files: dict[str, bytes], described: dict[str, Any]) -> tupl
 
 
 def _numbers(described: dict[str, Any]) -> list[int | str]:
-    """Returns the class numbers in a .json; ignores "category", which may be numbered differently."""
+    """Returns labels in a .json that may be class numbers; ignores "category", which may be numbered differently."""
     values = [described.get(key) for key in _LABEL_KEYS if key != "category"]
     values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
     return [value for value in values if isinstance(value, int | str) and not isinstance(value, bool)]

@@ -40,7 +40,7 @@ def find_samples(
     card of the data set.
 
     Raises:
-      UserError: there are no shards, or only some of the file names contain a split.
+      UserError: there are no shards, the first ones contain no labels, or only some file names contain a split.
     """
     files, notes = _files(locations, lambda path: is_tar(path.name), "WebDataset shards")
     containers, labelled = [], 0
@@ -75,7 +75,7 @@ def _on_cards(
     names, file = class_names_on_cards(locations, columns)
     if names is None:
         return None, notes
-    if is_imagenet_order(names):  # unique, unlike names such as crane
+    if is_imagenet_order(names):  # these names are unique, unlike names such as crane
         names = class_names(NUM_1K)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -87,9 +87,9 @@ def _on_cards(
 def names_of_numbers(
     locations: Sequence[Location], containers: Sequence[Container], labels: Labels
 ) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Returns the class of each numeric label in files without class names, and notes for the user.
+    """Returns the class of each numeric label in files without class names, or None if unknown, and notes for the user.
 
-    If the card of the data set lists the names of --classes in another order, numbers have the order of the card.
+    If the card of the data set lists the names of --classes in another order, the order of the card is used.
 
     Args:
       locations: files and folders of the sources.
@@ -113,8 +113,8 @@ def names_of_numbers(
     names = followed(stated, classes)
     if names is None:
         raise UserError(
-            f"the class names in {file} of the data set are not those of --classes FILE; list the class names in "
-            f"{file}, or omit --classes to keep its names and order; if {file} is wrong, correct it in a copy"
+            f"the class names in {file} of the data set are not those of --classes FILE; give --classes with the "
+            f"names in {file}, or omit --classes to keep its names and order; if {file} is wrong, correct it in a copy"
         )
     if names == classes[: len(names)]:
         return classes, []
@@ -130,8 +130,8 @@ def find_rows(
     """Returns the Parquet files at `locations`, the class names or None if they are unknown, and notes for the user.
 
     Raises:
-      UserError: there are no Parquet files, they contain different class names, or only some of the file names contain
-        a split.
+      UserError: there are no Parquet files, their class names differ or are repeated, or only some file names contain a
+        split.
     """
     files, notes = _files(locations, is_parquet, "Parquet files")
     containers = [parquet(path, split=split) for path, split in files]
@@ -170,7 +170,7 @@ def find_rows(
 def _refuse_unnamed(
     containers: Sequence[Container], stated: Mapping[str, tuple[str, ...] | None], labels: Labels
 ) -> None:
-    """Raises `UserError` if files contain class names in another order than --classes, and other files only numbers.
+    """Raises `UserError` if one file has class names in another order than --classes, and another only has numbers.
 
     Args:
       containers: the Parquet files.
@@ -207,12 +207,12 @@ def followed_notes(containers: Sequence[Container], labels: Labels) -> list[str]
 def _files(
     locations: Sequence[Location], wanted: Callable[[Path], bool], many: str
 ) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Returns the files of a kind at and below `paths`, each with its split, and notes for the user.
+    """Returns the files of a kind at `locations`, each with its split, and notes for the user.
 
     Args:
       locations: files and folders of the sources.
-      wanted: returns whether a file is of the kind.
-      many: name of the files in messages.
+      wanted: function that returns whether a file is of the kind.
+      many: plural name of the files in messages.
     """
     found, others = [], Counter()
     for location in locations:
@@ -270,7 +270,7 @@ def _files_below(folder: Path, others: Counter[str]) -> Iterator[Path]:
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """Returns the split in the name of a file, else of the nearest folder, or None if no name contains a split."""
+    """Returns the split in the name of a file, else of the nearest folder that names a split, or None if none does."""
     stem = tar_stem(path.name) if is_tar(path.name) else path.stem
     named = splits_in(stem)
     if len(named) > 1:

@@ -74,7 +74,7 @@ def report_file(shard: Shard) -> str:
 def write_shard(job: Job, shard: Shard, reports: Path) -> int:
     """Writes a shard, then its report, and returns the number of bytes read.
 
-    The report contains, in addition to that of `ShardWriter`, `classes` (number of images by label).
+    The report has the keys of `ShardWriter`, and `classes`: the number of images by label.
     """
     counts, read = Counter(), 0
     with ShardWriter(job.name, job.out, shard, features(job.classes), reports, job.upload) as writer:
@@ -95,8 +95,8 @@ def write_shard(job: Job, shard: Shard, reports: Path) -> int:
 class ShardWriter:
     """Context manager that writes a shard, and then its report. Each file is created only when complete.
 
-    The report contains `examples`, `bytes`, `digest`, `sha256` of the file, and the lists `rejected` and `normalized`
-    of (file name, reason).
+    The report contains `examples` (their number), `bytes` (size of the images), `digest` (hash of the lines that
+    identify the examples), `sha256` (of the file), and the lists `rejected` and `normalized` of (file name, reason).
 
     Args:
       name: name of the data set.
@@ -162,10 +162,10 @@ class ShardWriter:
         self._digest.update(f"{line}\n".encode())
 
     def finish(self, **facts: Any) -> None:
-        """Completes the shard, and writes its report with further `facts`."""
+        """Completes the shard, and writes its report; `facts` are further entries of the report."""
         self._stack.close()
         sha256 = file_digest(self._partial)
-        self._partial.replace(self._final)  # ArrayRecord writes to a path itself
+        self._partial.replace(self._final)  # not `write_whole`, because ArrayRecord itself writes to a path
         if self._upload is not None:
             self._upload.move(self._final)
         report = {
@@ -234,7 +234,7 @@ def _members(job: Job, shard: Shard) -> list[np.void]:
 
 
 def _is_deep(format: str | None, encoded: bytes) -> bool:
-    """Returns whether an image is a PNG with more than 8 bits per channel, which Pillow does not show for RGB."""
+    """Returns whether an image is a PNG with more than 8 bits per channel. Pillow's mode RGB does not show this."""
     return format == "PNG" and encoded[24] > 8  # bit depth in the header
 
 

@@ -1,4 +1,4 @@
-"""Compares the labels of other splits with the labels of train: the same label must mean the same class."""
+"""Compares the labels of val and test with the labels of train: the same label must mean the same class."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ Classes = dict[str, Counter[str]]  # number of images by class name and proven s
 def check_splits(sources: Sources, indices: Sequence[Index]) -> None:
     """Raises `UserError` if a split uses other labels than train for the same classes.
 
-    If this is possible but not certain, only a note is printed.
-
     The synsets in the names of images show what a class means. Numeric labels without class names are also compared as
-    sets.
+    sets. If the class of each number is known, only a note is printed for a split that seems to count from 1.
     """
     classes: dict[str, Classes] = defaultdict(lambda: defaultdict(Counter))
     numbers: dict[str, set[int]] = defaultdict(set)
@@ -71,7 +69,7 @@ def _refuse_other_meaning(split: str, train: Classes, other: Classes) -> None:
 
 
 def _shown(synsets: Counter[str]) -> str | None:
-    """Returns the synset in nearly all names of a class's images, or None if there is no such synset."""
+    """Returns the synset that the names of nearly all images of a class prove, or None if there is no such synset."""
     (synset, count), *_ = synsets.most_common(1)
     return synset if count >= _NEARLY_ALL * sum(synsets.values()) else None
 

@@ -102,7 +102,7 @@ def _files_of(subset: Subset, names: Collection[str]) -> dict[str, str]:
 
 
 def _with_known_splits(files: Mapping[str, str], subset: str, unlisted: Sequence[str] = ()) -> Choice:
-    """Returns the files whose split is train, val or test, and notes on other splits and on files in no subset."""
+    """Returns the files whose split is train, val, test or not stated, and notes on the files that are left out."""
     kept, others = {}, Counter()
     for name, split in files.items():
         known = SPLIT_NAMES.get(split.lower()) or split_named(split) if split else ""
@@ -124,7 +124,8 @@ def _with_known_splits(files: Mapping[str, str], subset: str, unlisted: Sequence
 def folders_as_subsets(names: Collection[str], *, by_first: bool) -> list[Subset]:
     """Returns the subsets of a repository without a card, or an empty list if it seems to have only one.
 
-    Folders are subsets if two of them contain the same split. Folders named after splits, images or numbers are none.
+    Folders are subsets if two of them contain the same split. Folders named after splits, images or numbers are not
+    subsets.
 
     Args:
       names: paths of the files.

@@ -42,10 +42,10 @@ def convert(sources: Sequence[Path], out: Path, processes: int, address: str = "
       sources: folder of the data set, as the only element.
       out: parent folder of the converted data set.
       processes: number of worker processes.
-      address: folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
+      address: parent folder in a bucket to which the data set is moved from `out`; "" to leave it in `out`.
 
     Returns:
-      The folder of the converted data set, `out`/NAME/VERSION.
+      The local folder of the converted data set, `out`/NAME/VERSION.
 
     Raises:
       UserError: the source is not a data set stored as TFRecord, or one of its files is missing or damaged.
@@ -108,7 +108,7 @@ def convert(sources: Sequence[Path], out: Path, processes: int, address: str = "
 
 
 def _described(folder: Path) -> list[str]:
-    """Returns digests of the files that contain the features and class names of a data set."""
+    """Returns name and hash of each file that contains the features or class names of a data set."""
     found = sorted([*folder.glob("features.json"), *folder.glob("*.labels.txt")])
     return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in found]
 

@@ -21,7 +21,7 @@ FORMS = (
     "order of the images or one line 'FILE SYNSET' per image"
 )
 _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-# Label lists searched for next to the images without --val-labels. The first readable list is used; all must agree.
+# Label lists that are searched for next to the images if --val-labels is not given. All readable lists must agree.
 _KNOWN = (
     "LOC_val_solution.csv",
     _GROUND_TRUTH,
@@ -41,12 +41,12 @@ class ValLabels:
 
     path: Path
     synsets: dict[str, str]  # synset by file name without suffix
-    unproven: frozenset[int] = frozenset()  # class numbers in the list, if the first image does not prove their order
+    unproven: frozenset[int] = frozenset()  # class numbers in the list; empty if the first image proves their order
     by_line: bool = False  # whether the n-th line is the label of the n-th image
 
 
 def find_val_labels(folders: Sequence[Path]) -> list[Path]:
-    """Returns the label lists found in the folders."""
+    """Returns the paths of the label lists in the folders."""
     return [folder / name for folder in folders for name in _KNOWN if (folder / name).is_file()]
 
 
@@ -79,8 +79,8 @@ def read_val_labels(path: Path) -> ValLabels:
     """Returns the labels of the validation images in a list.
 
     Args:
-      path: file in one of the formats in `FORMS`, or the devkit's folder or ground truth, whose class numbers are
-        defined in the devkit's meta.mat.
+      path: file in one of the formats in `FORMS`, folder with such files, or the devkit's ground truth, whose class
+        numbers are defined in the devkit's meta.mat.
 
     Raises:
       UserError: the file cannot be read, has a different format, or contains class numbers in an unknown order.
@@ -155,10 +155,10 @@ def _nth(number: int) -> str:
 
 
 def _numbered(path: Path, rows: Sequence[Sequence[str]]) -> tuple[dict[str, str], frozenset[int]]:
-    """Returns synsets by file stem from a list in Caffe's format, and its numbers if their order is unproven.
+    """Returns synsets by file stem from a list in Caffe's format, and the set of unproven numbers.
 
-    Each line is FILE NUMBER. The numbers should be indices of the sorted synsets, from 0. The number of the first
-    validation image proves this.
+    Each line is FILE NUMBER. The numbers must be indices of the sorted synsets, from 0. The number of the first
+    validation image proves this; the set is then empty, else it contains all numbers in the list.
     """
     numbers = {stem: int(number) for stem, number in _by_stem(path, [row[:2] for row in rows]).items()}
     synsets = [synset for synset, _ in class_list(NUM_1K)]
@@ -211,7 +211,7 @@ def _devkit(path: Path) -> tuple[str, bytes]:
 
 
 def _find_meta(path: Path) -> bytes:
-    """Returns the content of the devkit's meta.mat in the folder of `path`; raises `UserError` if it is missing."""
+    """Returns the content of the devkit's meta.mat, in or below the folder of `path`; raises `UserError` if missing."""
     kit = [path.parent / name for name in ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")]
     for found in filter(Path.is_file, kit):
         return _devkit(found)[1]
@@ -229,8 +229,8 @@ def _find_meta(path: Path) -> bytes:
 
 
 def _devkit_synsets(path: Path, meta: bytes) -> dict[int, str]:
-    """Returns synsets by the devkit's class numbers."""
-    from scipy.io import loadmat  # comes with scikit-learn
+    """Returns ImageNet-1K's synsets by the devkit's class numbers; `meta` is the content of meta.mat."""
+    from scipy.io import loadmat  # installed with scikit-learn
 
     try:
         _check_growth(meta)
@@ -243,7 +243,7 @@ def _devkit_synsets(path: Path, meta: bytes) -> dict[int, str]:
 
 
 def _check_growth(meta: bytes) -> None:
-    """Raises `ValueError` if a compressed matrix unpacks to more than `_LARGEST` bytes."""
+    """Raises `ValueError` if a compressed matrix in meta.mat unpacks to more than `_LARGEST` bytes."""
     offset = 128  # after the header of a MATLAB 5 file
     while offset + 8 <= len(meta):
         kind, size = struct.unpack_from("<II", meta, offset)

@@ -1,4 +1,4 @@
-"""Runs a function over many arguments in several processes, and prints progress."""
+"""Distributes calls of a function over several processes, and prints progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run_all(
     processes: int,
     report: Callable[[int, Any], None],
 ) -> None:
-    """Calls `function` with each of `arguments` in worker processes.
+    """Calls `function` with each tuple in `arguments`, in worker processes.
 
     Args:
       function: the function, which must be picklable.
@@ -54,7 +54,7 @@ def run_all(
 
 
 def _begin() -> None:
-    """Prepares a worker process, so that it ignores Ctrl-C and ends with its parent process."""
+    """Initializes a worker process: it ignores Ctrl-C, and ends when its parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     end_with_parent()
 

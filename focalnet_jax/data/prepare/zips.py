@@ -49,7 +49,7 @@ class Zip:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Context manager that raises `UserError` for the exceptions of the library."""
+        """Context manager that raises `UserError` for exceptions of `zipfile`."""
         try:
             yield
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:

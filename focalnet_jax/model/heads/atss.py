@@ -24,7 +24,7 @@ from focalnet_jax.ops.compute import Compute
 
 _EXTRA = 2  # maps that the neck adds
 PRIOR = 0.01
-"""Probability of each class that a newly initialised head predicts (arXiv 1708.02002, section 3.3)."""
+"""Probability that a newly initialised head predicts for each class (arXiv 1708.02002, section 3.3)."""
 
 
 def prior_bias(prior: float = PRIOR) -> float:
@@ -44,14 +44,16 @@ class Scale(nnx.Module):
 
 
 class ATSSHead(nnx.Module):
-    """Two towers of convolutions, one for classes and one for boxes, which all levels share.
+    """Two towers of convolutions, for classes and for boxes, and their predictors; all levels share the weights.
+
+    Each level has its own factor of the deltas (`Scale`).
 
     Args:
       levels: number of levels.
       channels: number of channels of the maps and of the towers, a multiple of `GROUPS`.
       convs: number of convolutions per tower.
       num_classes: number of classes K.
-      compute: dtype and precision of the towers.
+      compute: dtype and precision of the towers; the predictors are float32.
       rngs: random streams for the initialisation.
     """
 
@@ -68,7 +70,7 @@ class ATSSHead(nnx.Module):
         self.scales = nnx.List([Scale() for _ in range(levels)])
 
     def __call__(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """Returns logits, deltas and centerness of each level, see `ATSS`.
+        """Returns logits, deltas and centerness of each level, see `ATSS.__call__`.
 
         Args:
           maps: one map `[B, H, W, C]` per level.
@@ -90,7 +92,7 @@ class ATSS(nnx.Module):
     """FocalNet, FPN and ATSS's head.
 
     The backbone is the original's for dense tasks: it pads maps and normalizes the maps of all stages but the first,
-    which is not used. The neck adds two smaller maps, so that levels have strides 8, 16, 32, 64 and 128.
+    which is not used. The neck adds two smaller maps: with four stages, levels have strides 8, 16, 32, 64 and 128.
 
     Args:
       config: configuration of the backbone, with at least two stages; its `num_classes` is not used.
@@ -131,8 +133,8 @@ class ATSS(nnx.Module):
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """Returns three lists in float32 with one array per level, from the largest map to the smallest.
 
-        The logits of the classes are `[B, h, w, K]`, the deltas of the boxes `[B, h, w, 4]` and the logits of the
-        centerness `[B, h, w]`; h and w are the sides of the images divided by the stride, rounded up.
+        The lists contain logits of the classes, `[B, h, w, K]`, deltas of the boxes, `[B, h, w, 4]`, and logits of the
+        centerness, `[B, h, w]`; h and w are the sides of the images divided by the stride, rounded up.
 
         Args:
           images: normalized images `[B, H, W, 3]`.

@@ -39,7 +39,7 @@ class BatchNorm(nnx.BatchNorm):
           x: input.
           train: whether to normalize with the statistics of the batch and to update the running statistics. Otherwise,
             the running statistics normalize the input.
-          used: which maps count in the statistics of the batch, `[B]` bool. All count if it is None or nowhere True.
+          used: which maps count in the statistics of the batch, `[B]` bool. If None or all False, all maps count.
 
         Raises:
           UserError: `train` is set and the input has only one value per channel, so there is no variance.

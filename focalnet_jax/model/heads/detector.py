@@ -1,4 +1,4 @@
-"""What all detectors share: the original's backbone for dense tasks, checks of arguments, and its rows of a summary."""
+"""Common parts of all detectors: the backbone for dense tasks, its rows of a summary, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dense_backbone(
 
 
 def check_arguments(config: FocalNetConfig, stages: int, **numbers: int) -> None:
-    """Raises `UserError` if a number is not positive or the backbone has fewer stages."""
+    """Raises `UserError` if one of `numbers` is not positive or the backbone has fewer than `stages` stages."""
     for name, value in numbers.items():
         if value <= 0:
             raise UserError(f"{name} is {value}; expected a positive number")
@@ -39,10 +39,10 @@ def check_arguments(config: FocalNetConfig, stages: int, **numbers: int) -> None
 
 
 def rows_of_maps(backbone: Backbone, size: tuple[int, int]) -> tuple[list[Row], list[tuple[int, int]]]:
-    """Returns the backbone's rows of a summary, and height and width of each map of `features`.
+    """Returns the backbone's rows of a summary, and the height and width of each map that `features` returns.
 
     Args:
-      backbone: a backbone with norms of its outputs.
+      backbone: a backbone with `output_norms`.
       size: height and width of the images.
     """
     rows = backbone_rows(backbone, size)

@@ -58,7 +58,7 @@ class FPN(nnx.Module):
         self.fpn_convs = nnx.List(convs)
 
     def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
-        """Maps `[B, H, W, C]` of each level to `[B, H, W, D]`, followed by the added maps.
+        """Returns a map `[B, H, W, D]` for each of `maps`, `[B, H, W, C]`, followed by the added maps.
 
         Args:
           maps: maps from the largest to the smallest; each has half the size of the one before, rounded up.
@@ -83,8 +83,8 @@ def doubled(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
     Args:
       x: maps `[B, h, w, C]`.
-      size: height and width of the result: `2h` or `2h - 1`, `2w` or `2w - 1`. Then, PyTorch repeats each position,
-        and leaves out the last repetition if the size is odd.
+      size: height and width of the result: `2h` or `2h - 1`, and `2w` or `2w - 1`. For these sizes, PyTorch repeats
+        each position, and leaves out the last repetition if the size is odd.
 
     Returns:
       Maps `[B, H, W, C]`.
@@ -93,7 +93,10 @@ def doubled(x: jax.Array, size: tuple[int, int]) -> jax.Array:
       ValueError: `size` has other values.
     """
     if any(-(-length // 2) != half for length, half in zip(size, x.shape[1:3], strict=True)):
-        raise ValueError(f"a map of {x.shape[1]}x{x.shape[2]} cannot be doubled to {size[0]}x{size[1]}")
+        raise ValueError(
+            f"a map of {x.shape[1]}x{x.shape[2]} cannot be doubled to {size[0]}x{size[1]}; expected twice each side, "
+            "or one less"
+        )
     for axis in (1, 2):
         x = jnp.repeat(x, 2, axis=axis)
     return x[:, : size[0], : size[1]]

@@ -28,10 +28,11 @@ ANCHORS = 3
 
 
 class RoIHead(nnx.Module):
-    """The box heads and mask heads, each a module for one stage and a list of modules for several.
+    """The box heads and mask heads of all stages: `bbox_head` and `mask_head`.
 
     Args:
-      stages: number of stages; None for Mask R-CNN's single one.
+      stages: number of stages; `bbox_head` and `mask_head` are lists of this length. None for Mask R-CNN, which has one
+        stage: `bbox_head` and `mask_head` are then single heads.
       channels: number of channels of the maps.
       hidden: number of outputs of the fully connected layers of a box head.
       num_classes: number of classes K.
@@ -64,7 +65,7 @@ class MaskRCNN(nnx.Module):
     """FocalNet, FPN, a region proposal network, a box head and a mask head.
 
     The backbone is the original's for dense tasks: it pads maps and normalizes the map of each stage. The neck adds one
-    smaller map, so that levels have strides 4, 8, 16, 32 and 64; RoIs are cut out of the first four.
+    smaller map: with four stages, levels have strides 4, 8, 16, 32 and 64. RoIs are cut out of all but the added map.
 
     Args:
       config: configuration of the backbone; its `num_classes` is not used.
@@ -124,7 +125,7 @@ class MaskRCNN(nnx.Module):
             return self.rpn_head(maps)
 
     def regions(self, maps: Sequence[jax.Array], boxes: jax.Array, side: int) -> jax.Array:
-        """Returns the maps of RoIs `[B, N, side, side, C]`, each cut out of the level of its size.
+        """Returns the maps of RoIs `[B, N, side, side, C]`, each cut out of the level that fits the size of the RoI.
 
         Args:
           maps: the neck's maps.
@@ -142,7 +143,7 @@ class MaskRCNN(nnx.Module):
         Args:
           x: maps of the RoIs, `[B, N, 7, 7, C]`.
           stage: index of the box head.
-          train: whether BatchNorm uses the statistics of the batch, see `BoxHead`; Mask R-CNN has none.
+          train: whether BatchNorm uses the statistics of the batch, see `BoxHead`; Mask R-CNN has no BatchNorm.
           used: which RoIs count in these statistics, `[B, N]` bool; None for all.
         """
         with jax.named_scope("bbox_head"):

@@ -76,7 +76,7 @@ class BoxHead(nnx.Module):
         for layer in self.shared_fcs:
             x = nnx.relu(by_example(layer(x)))
         logits, deltas = by_example(self.fc_cls(x)), by_example(self.fc_reg(x))
-        return logits, deltas.reshape(*rois, -1, 4)  # the deltas of one class after those of the other
+        return logits, deltas.reshape(*rois, -1, 4)  # the four deltas of a class are adjacent
 
 
 class Upsample(nnx.Module):
@@ -92,7 +92,7 @@ class Upsample(nnx.Module):
     """
 
     def __init__(self, inputs: int, outputs: int, *, compute: Compute, rngs: nnx.Rngs):
-        # PyTorch takes the input channels of a transposed convolution for the fan out.
+        # PyTorch computes the fan out of a transposed convolution from its input channels.
         init = nnx.initializers.normal((2 / (4 * inputs)) ** 0.5)
         self.kernel = nnx.Param(init(rngs.params(), (2, 2, inputs, outputs), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(outputs))

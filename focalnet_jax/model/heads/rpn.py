@@ -13,12 +13,12 @@ from focalnet_jax.ops.compute import Compute
 
 
 class RPNHead(nnx.Module):
-    """A 3x3 convolution, which all levels share, and two 1x1 convolutions to the logits and deltas of the anchors.
+    """A 3x3 convolution and two 1x1 convolutions to the logits and deltas of the anchors, shared by all levels.
 
     Args:
       channels: number of channels of the maps.
       anchors: number of anchors per position A.
-      compute: dtype and precision of the 3x3 convolution.
+      compute: dtype and precision of the 3x3 convolution; the other two are float32.
       rngs: random streams for the initialisation.
     """
 
@@ -38,6 +38,6 @@ class RPNHead(nnx.Module):
         for x in maps:
             x = nnx.relu(by_example(self.rpn_conv(x)))
             logits.append(by_example(self.rpn_cls(x)))
-            boxes = self.rpn_reg(x)  # [B, h, w, 4A], the deltas of one anchor after those of the other
+            boxes = self.rpn_reg(x)  # [B, h, w, 4A]; the four deltas of an anchor are adjacent
             deltas.append(by_example(boxes.reshape(*boxes.shape[:-1], -1, 4)))
         return logits, deltas

@@ -1,6 +1,6 @@
 """Sparse R-CNN with FocalNet, for object detection with learned proposals.
 
-Source: arXiv 2011.12450, and mmdetection's EmbeddingRPNHead, DIIHead and DynamicConv. Parameters have their names.
+Source: arXiv 2011.12450, and mmdetection's EmbeddingRPNHead, DIIHead and DynamicConv, whose parameters' names are kept.
 The original's configurations train it in float32.
 """
 
@@ -29,7 +29,7 @@ from focalnet_jax.ops.roi_align import choose_roi_align, roi_align
 
 STAGES, HEADS = 6, 8
 """Number of stages, and of heads of the attention between proposals."""
-_SAMPLES = 2  # of a bin of a RoI along each axis
+_SAMPLES = 2  # per bin of a RoI along each axis
 CLASS_LAYERS, BOX_LAYERS = 1, 3
 """Number of hidden layers before the logits and before the deltas."""
 
@@ -37,7 +37,7 @@ CLASS_LAYERS, BOX_LAYERS = 1, 3
 def _linear(
     inputs: int, outputs: int, compute: Compute, rngs: nnx.Rngs, *, bias: float | None = None, use_bias: bool = True
 ) -> nnx.Linear:
-    """Returns a layer initialised like mmdetection's DIIHead; `bias` is the initial value if it is not PyTorch's."""
+    """Returns a layer initialised like mmdetection's DIIHead; `bias` is the initial bias, None for PyTorch's."""
     init = torch_uniform(inputs) if bias is None else nnx.initializers.constant(bias)
     options = dict(dtype=compute.dtype, precision=compute.matmul, kernel_init=xavier, bias_init=init, rngs=rngs)
     return nnx.Linear(inputs, outputs, use_bias=use_bias, **options)
@@ -46,8 +46,8 @@ def _linear(
 class ProposalHead(nnx.Module):
     """Learned proposals, which are the same for all images.
 
-    The parameters are `init_proposal_bboxes` `[N, 4]`, x and y of the centre, width and height as parts of the image,
-    initially the whole image; and `init_proposal_features` `[N, C]`.
+    The parameters are `init_proposal_features` `[N, C]`, and `init_proposal_bboxes` `[N, 4]`: x and y of the centre,
+    width and height as fractions of the image. Initially, each box is the whole image.
     """
 
     def __init__(self, proposals: int, channels: int, *, rngs: nnx.Rngs):
@@ -58,7 +58,7 @@ class ProposalHead(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention between the proposals of an image (arXiv 1706.03762), computed like `torch.nn.MultiheadAttention`.
 
-    Query, key and value are joined in this order along the outputs of `in_proj`.
+    The outputs of `in_proj` are the query, the key and the value, concatenated in this order.
     """
 
     def __init__(self, channels: int, *, compute: Compute, rngs: nnx.Rngs):
@@ -78,7 +78,7 @@ class Attention(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Attention whose parameters have the names of mmcv's wrapper."""
+    """Self-attention with a residual connection; parameters have the names of mmcv's wrapper."""
 
     def __init__(self, channels: int, *, compute: Compute, rngs: nnx.Rngs):
         self.attn = Attention(channels, compute=compute, rngs=rngs)
@@ -89,11 +89,11 @@ class SelfAttention(nnx.Module):
 
 
 class DynamicConv(nnx.Module):
-    """Two 1x1 convolutions of a proposal's map with kernels that are computed from its features, and a linear layer.
+    """Two 1x1 convolutions of a proposal's map, with kernels computed from the proposal's features, and a linear layer.
 
     Args:
       channels: number of channels C.
-      hidden: number of channels between the convolutions D.
+      hidden: number of channels D between the convolutions.
       compute: dtype and precision.
       rngs: random streams for the initialisation.
     """
@@ -110,7 +110,7 @@ class DynamicConv(nnx.Module):
 
         Args:
           features: features of the proposals, `[B, N, C]`.
-          x: their maps, `[B, N, SIDE, SIDE, C]`.
+          x: maps of the proposals, `[B, N, SIDE, SIDE, C]`.
         """
         precision, (*rois, channels) = self.fc_layer.precision, features.shape
         first, second = jnp.split(by_example(self.dynamic_layer(features)), 2, axis=-1)
@@ -171,7 +171,7 @@ class DIIHead(nnx.Module):
 
         Args:
           x: maps of the proposals, `[B, N, SIDE, SIDE, C]`.
-          features: their features, `[B, N, C]`.
+          features: features of the proposals, `[B, N, C]`.
         """
         features = self.attention_norm(self.attention(features))
         features = self.instance_interactive_conv_norm(features + self.instance_interactive_conv(features, x))
@@ -187,7 +187,7 @@ def _through(layers: nnx.List, x: jax.Array) -> jax.Array:
 
 
 class SparseRoIHead(nnx.Module):
-    """The heads of all stages, `bbox_head`."""
+    """The list `bbox_head` of the heads of all stages."""
 
     def __init__(self, heads: list[DIIHead]):
         self.bbox_head = nnx.List(heads)
@@ -196,8 +196,8 @@ class SparseRoIHead(nnx.Module):
 class SparseRCNN(nnx.Module):
     """FocalNet, FPN, learned proposals and six stages that refine them.
 
-    The backbone is the original's for dense tasks: it pads maps and normalizes the map of each stage. The maps have
-    strides 4, 8, 16 and 32.
+    The backbone is the original's for dense tasks: it pads maps and normalizes the map of each stage. With four
+    stages, the maps have strides 4, 8, 16 and 32.
 
     Args:
       config: configuration of the backbone; its `num_classes` is not used.
@@ -253,7 +253,7 @@ class SparseRCNN(nnx.Module):
     def proposals(self) -> tuple[jax.Array, jax.Array]:
         """Returns the learned boxes `[N, 4]` and features `[N, C]`, float32.
 
-        A box consists of x and y of the centre, width and height, as parts of the image without padding.
+        A box consists of x and y of the centre, width and height, as fractions of the image without padding.
         """
         return self.rpn_head.init_proposal_bboxes[...], self.rpn_head.init_proposal_features[...]
 
@@ -267,7 +267,7 @@ class SparseRCNN(nnx.Module):
 
         Args:
           x: maps of the proposals, `[B, N, 7, 7, C]`.
-          features: their features, `[B, N, C]`.
+          features: features of the proposals, `[B, N, C]`.
           stage: index of the head.
         """
         with jax.named_scope("bbox_head"):

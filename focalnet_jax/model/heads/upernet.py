@@ -98,7 +98,7 @@ class DecodeHead(nnx.Module):
         Args:
           maps: maps `[B, H, W, C]` from the largest to the smallest.
           keys: PRNG keys `[B]`, or None for no dropout.
-          train: whether BatchNorm uses the batch, see `BatchNorm`.
+          train: whether BatchNorm uses the statistics of the batch, see `BatchNorm`.
         """
         laterals = [block(x, train=train) for block, x in zip(self.lateral_convs, maps, strict=False)]
         laterals.append(self._pooled(maps[-1], train))
@@ -213,8 +213,8 @@ class UPerNet(nnx.Module):
     ) -> jax.Array | tuple[jax.Array, jax.Array | None]:
         """Returns logits `[B, ceil(H / 4), ceil(W / 4), K]` float32, if patches have 4 pixels per side.
 
-        With `train`, returns the logits and the auxiliary head's logits `[B, ceil(H / 16), ceil(W / 16), K]` float32,
-        or None without an auxiliary head.
+        With `train`, returns a pair of these logits and the auxiliary head's logits float32, which are
+        `[B, ceil(H / 16), ceil(W / 16), K]` with four stages, or None without an auxiliary head.
 
         Args:
           images: normalized images `[B, H, W, 3]`.
@@ -222,7 +222,8 @@ class UPerNet(nnx.Module):
           train: whether BatchNorm uses the statistics of the batch and updates its running statistics.
 
         Raises:
-          UserError: images or keys have another shape, or `train` is set for a batch of one image.
+          UserError: images or keys have another shape, or `train` is set and a BatchNorm receives only one value per
+            channel, such as with a pooling scale of 1 and one image.
         """
         parts = [None] * 3
         if keys is not None:

@@ -5,12 +5,12 @@ examples in pairs on chips that compute in bfloat16. A shift along H or W theref
 data.
 
 The instances along the last axis of the grid are steps, which compute the map in blocks of rows from top to bottom. In
-a step, each level computes another block: windows reach into the blocks below, so a level is some blocks behind the
-previous level (one block if enough rows fit in fast memory, VMEM). Fast memory stores only the last rows of each level.
-If the whole map fits, it is one block.
+one step, each level computes a different block: windows reach into the blocks below, so a level is some blocks behind
+the previous level (one block if enough rows fit in fast memory, VMEM). Fast memory stores only the last rows of each
+level. If the whole map fits, it is one block.
 
-The backward pass visits the levels in reverse order. The inputs of GELU are kept for it; everything else is computed
-again.
+The backward pass visits the levels in reverse order. Besides its arguments, the forward pass keeps only the inputs
+of GELU for it.
 """
 
 from focalnet_jax.ops.mosaic.backward import focal_level_gradients

@@ -109,8 +109,8 @@ def focal_level_gradients(
 class _Program:
     """A kernel instance, for some examples and 128 channels.
 
-    Stage 0 computes the gradient of the last level, each further stage the gradient of the level before, and the last
-    stage the gradient of the input.
+    Here, the gradient of a level is the gradient of the input of its GELU. Stage 0 computes the gradient of the last
+    level, each further stage the gradient of the level before it, and the last stage the gradient of `x`.
     """
 
     def __init__(self, plan: Tiling, numbers: Numbers, channels: int, x: Any, taps: Any, above: Any, *others: Any):
@@ -151,12 +151,12 @@ class _Program:
             self.taps_out[0] = jnp.sum(self.gathered[...], axis=1)
 
     def arriving(self, level: int, at: Any) -> jax.Array:
-        """Returns the gradient of a level's context through the gated sum: cotangent times gate."""
+        """Returns the gradient of a level's context through the gated sum at a position: cotangent times gate."""
         gate = self.gates[level][at].astype(jnp.float32)[:, level : level + 1]
         return self.cotangents[level][at].astype(jnp.float32) * gate
 
     def last(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of the gradient of the last level."""
+        """Computes a tile of the gradients of the last level and of its gate."""
         level = len(self.plan.sizes) - 1
         contexts = zeros(self.plan)
         for i, j, at in self.plan.tile(top, left):
@@ -166,7 +166,7 @@ class _Program:
         self.put_gates(level, contexts, top, left)
 
     def below(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of the gradient of level `number - 1`; adds to the gradient of level `number`'s kernel."""
+        """Computes a tile of the gradients of level `number - 1` and its gate; adds to kernel `number`'s gradient."""
         contexts, slopes = zeros(self.plan), zeros(self.plan)
         for i, j, at in self.plan.tile(top, left):
             context, slopes[i][j] = self.both(self.kept[number - 1][at].astype(jnp.float32))
@@ -194,7 +194,7 @@ class _Program:
             self.to_gates[level][at] = sums
 
     def to_input(self, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of the input's gradient; adds to the gradients of the first kernel and of the bias."""
+        """Computes a tile of the gradient of `x`; adds to the gradients of the first kernel and of the bias."""
         contexts, index = zeros(self.plan), self.plan.starts[-1]
         bias = self.numbers.unpack(self.spread[index])
         for i, j, at in self.plan.tile(top, left):
@@ -206,7 +206,7 @@ class _Program:
         self.gathered[index] += sum(inside[1:], inside[0])
 
     def through(self, number: int, contexts: Values, row: jax.Array, column: jax.Array) -> Values:
-        """Differentiates a level's convolution: returns a tile of its input's gradient, and adds to its kernel's."""
+        """Returns a tile of the gradient of a level's input; adds to the gradient of the level's kernel."""
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
         packed = [[self.numbers.pack(context) for context in row] for row in contexts]
 

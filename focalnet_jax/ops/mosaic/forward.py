@@ -48,13 +48,14 @@ def focal_levels(
       gates: gates `[B, H, W, n]`; the gate of level l has index l - 1.
       kernels: kernel `[k, k, 1, C]` of each level.
       bias: bias `[1, 1, 1, C]`.
-      keep: whether to return the values that the gradients need.
+      keep: whether to return the inputs of GELU, which the gradients need.
       vmem: bytes of fast memory.
       interpret: whether to interpret the kernel step by step, on any platform.
 
     Returns:
       The sum of the contexts of the levels, each multiplied by its gate, `[B, H, W, C]`; the sum of the last level over
-      H and W, `[B, C]` float32; and the input of GELU of each level, `[B, H, W, C]`, if `keep` is set.
+      H and W, `[B, C]` float32; and a tuple with the input of GELU of each level, `[B, H, W, C]`, which is empty unless
+      `keep` is set.
     """
     count, sizes = len(x), [len(kernel) for kernel in kernels]
     pairs = computes_in_pairs(count, jnp.result_type(x, gates, *kernels, bias))
@@ -122,7 +123,7 @@ class _Program:
         lax.fori_loop(0, self.plan.rows, copy, None)
 
     def level(self, number: int, first: jax.Array, top: jax.Array, left: jax.Array) -> None:
-        """Computes a tile of a level that is the input of the next level."""
+        """Computes a tile of level `number`, counted from 0, and stores it as input of the next level."""
         for (row, column), context in self.contexts(number, first, top, left):
             self.inputs[number + 1].put(first + row, column, context)
 
@@ -141,7 +142,7 @@ class _Program:
         self.add_to_last_sum(last_sum)
 
     def add_to_last_sum(self, tile: jax.Array) -> None:
-        """Adds the sum over a tile to the sum over thousands of tiles, by Kahan's summation."""
+        """Adds the sum over a tile to the sum over all tiles, by Kahan's summation, because there may be thousands."""
         before, missing = self.last_sum[...], tile - self.lost[...]
         self.last_sum[...] = before + missing
         self.lost[...] = (self.last_sum[...] - before) - missing
@@ -149,7 +150,10 @@ class _Program:
     def contexts(
         self, number: int, first: jax.Array, top: jax.Array, left: jax.Array
     ) -> Iterator[tuple[tuple[jax.Array, jax.Array], jax.Array]]:
-        """Yields for each position of a tile its row and column in the block, and the context of the level there."""
+        """Yields for each position of a tile its row and column in the block, and the context of level `number` there.
+
+        Also writes the inputs of GELU if they are kept.
+        """
         sums, k, start = zeros(self.plan), self.plan.sizes[number], self.plan.starts[number]
 
         def add(row: int, i: int, registers: list[jax.Array]) -> None:

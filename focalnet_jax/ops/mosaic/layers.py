@@ -31,21 +31,25 @@ _FEWEST, _MOST = 64, 1024  # rows per kernel instance
 class Layers:
     """Layers that are fused into one kernel.
 
-    `function(weights, *maps, *shared, *constants)` computes the layers for rows `[R, C]` float32. Its weights are
-    matrices in the dtype of the maps, and vectors `[1, C]` float32. `shared` and `constants`, which have one value per
-    example, are repeated for each row.
+    `function(weights, *maps, *shared, *constants)` computes the layers for rows `[R, C]` float32, and returns a tuple
+    of such rows. The weights are matrices in the dtype of the maps, and vectors `[1, C]` float32. `shared` and
+    `constants` have the same values at all positions of an example, and are repeated for each row.
     """
 
     function: Callable[..., tuple[jax.Array, ...]]
     channels: tuple[int, ...]  # number of channels of each result
     name: str
     vmem: int  # bytes of fast memory
-    first_too: bool = False  # also return the first map, as the last result; the kernel adds its gradient
+    first_too: bool = False  # also return the first map, as the last result, whose gradient the kernel adds
     interpret: bool = False  # interpret the kernel step by step, on any platform
 
 
 def elements_per_instance(weights: Weights, itemsize: int, vmem: int) -> int:
-    """Returns the number of elements of the widest layer's output per kernel instance, or 0 if none fits."""
+    """Returns the number of elements of the widest layer's output per kernel instance.
+
+    This is the largest number in `_NUMBERS` with which the instance and the weights fit in `vmem` bytes of fast memory,
+    or 0 if none fits.
+    """
     # Bytes per weight of the sums of gradients. Each of several cores adds up its own sums, and two of these must fit:
     # one is written while the next is begun.
     sums = 4 * (2 if cores() > 1 else 1)
@@ -97,7 +101,7 @@ class Call:
         return part * self.groups + example if self.of_examples > 1 else example
 
     def map(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns the shape of a map, `[positions, examples, C]`, and the part that one kernel instance processes."""
+        """Returns the shape of a map, `[positions, examples, C]`, and the block of a kernel instance."""
         spec = pl.BlockSpec(
             (self.some, self.examples, channels),
             lambda part, example, step: (self.place(part, step), self.group(part, example), 0),
@@ -105,12 +109,15 @@ class Call:
         return jax.ShapeDtypeStruct((self.places, self.all, channels), self.dtype), spec
 
     def sum_of(self, leaf: jax.Array) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns the shape of the gradient of a weight, one per part, and a kernel instance's block."""
+        """Returns the shape of a weight's gradient, `[parts, ...]`, and the block that a kernel instance adds to."""
         spec = pl.BlockSpec((1, *leaf.shape), lambda part, example, step: (part, 0, 0))
         return jax.ShapeDtypeStruct((self.parts, *leaf.shape), jnp.float32), spec
 
     def sum_per_example(self, channels: int) -> tuple[jax.ShapeDtypeStruct, pl.BlockSpec]:
-        """Returns the shape of the gradient of a shared array, one per part of positions, and an instance's block."""
+        """Returns the shape of a shared array's gradient, and the block that a kernel instance adds to.
+
+        The shape is `[parts, examples, n]`, with one part for each part of the positions.
+        """
         spec = pl.BlockSpec(
             (1, self.examples, channels),
             lambda part, example, step: (part if self.of_places > 1 else 0, self.group(part, example), 0),
@@ -127,11 +134,11 @@ class Call:
         return x.reshape(-1, x.shape[-1])
 
     def each_row(self, x: jax.Array) -> jax.Array:
-        """Repeats values per example of a kernel instance, `[examples, n]`, for each row, `[R, n]`."""
+        """Repeats values of a kernel instance's examples, `[examples, n]`, at each position: `[R, n]`."""
         return jnp.broadcast_to(x, (self.some, *x.shape)).reshape(-1, x.shape[-1])
 
     def weights_of(self, refs: Refs) -> Weights:
-        """Returns the weights as the layers' function receives them."""
+        """Loads the weights, and returns them in the tree that the layers' function receives."""
         return jax.tree.unflatten(jax.tree.structure(self.weights), [ref[...] for ref in refs])
 
     def run(
@@ -145,7 +152,7 @@ class Call:
 
         Args:
           program: body of the kernel; it receives references to the weights, and to each group of inputs and outputs.
-          inputs: groups of inputs.
+          inputs: groups of inputs: maps `[B, H, W, C]`, and values per example, `[B, n]`.
           outputs: groups of shapes and blocks of the outputs.
           suffix: end of the kernel's name.
         """

@@ -57,7 +57,8 @@ class Pairs:
     accurate than XLA's results (docs/performance.md).
 
     Args:
-      interpret: whether the platform cannot pack pairs. Values are then float32 numbers, rounded to bfloat16.
+      interpret: whether the kernel is interpreted, on platforms that cannot pack pairs. Registers are then
+        `[16, 128]` float32, rounded to bfloat16.
     """
 
     examples = 2 * EXAMPLES

@@ -19,7 +19,16 @@ Values = list[list[jax.Array]]  # of a tile, by row and column, each [examples o
 
 
 class Rows:
-    """Rows of a level in fast memory, `[rows, W + 2 pad]` registers, with zeros around the map."""
+    """Buffer of a level in fast memory: rows of the map, `[rows, W + 2 pad]` registers, with zeros around the map.
+
+    If the map is not one block, the buffer is a ring that contains only the last rows.
+
+    Args:
+      ref: reference to the buffer.
+      plan: tiling of the map.
+      numbers: layout of elements in registers.
+      size: size k of the level's kernel; `pad` is k // 2.
+    """
 
     def __init__(self, ref: Any, plan: Tiling, numbers: Numbers, size: int):
         self._ref, self._plan, self._numbers, self._pad = ref, plan, numbers, size // 2
@@ -31,7 +40,7 @@ class Rows:
         return lax.rem(row + length, jnp.int32(length))
 
     def clear(self) -> None:
-        """Writes zeros everywhere."""
+        """Sets the whole buffer to zero."""
 
         def clear_row(row: jax.Array, _: None) -> None:
             self._ref[row] = jnp.zeros_like(self._ref[row])
@@ -39,7 +48,7 @@ class Rows:
         lax.fori_loop(0, self._ref.shape[0], clear_row, None)
 
     def clear_below(self, block: jax.Array) -> None:
-        """Writes zeros to those rows of `block` below the map that windows read. Does nothing for blocks of the map."""
+        """Sets the rows of `block` that windows read to zero if `block` is below the map; otherwise does nothing."""
         plan = self._plan
         for first in range(0, self._pad, plan.rows):
 
@@ -50,17 +59,22 @@ class Rows:
                     self._ref[at] = jnp.zeros_like(self._ref[at])
 
     def put(self, row: jax.Array, column: jax.Array | int, value: jax.Array) -> None:
-        """Writes `value`, `[examples of a kernel instance, 128]` float32, to one position of the map."""
+        """Writes `value`, `[examples of a kernel instance, 128]` float32, to a position, but zeros below the map."""
         self._ref[self._at(row), column + self._pad] = self._numbers.pack(self._plan.inside(row, value))
 
     def get(self, row: jax.Array, column: jax.Array) -> jax.Array:
-        """Returns the value that `put` wrote."""
+        """Returns the value that `put` wrote to a position, as float32; `Pairs` have rounded it to bfloat16."""
         return self._numbers.unpack(self._ref[self._at(row), column + self._pad])
 
     def sweep(self, top: jax.Array, left: jax.Array, each: Callable[[int, int, list[jax.Array]], None]) -> None:
-        """Calls `each(row of the tile, row of the kernel, registers)` for every pair of rows that a tile's sums need.
+        """Calls `each(i, j, registers)` for every row i of a tile and every row j of the kernel.
 
-        The registers contain one row of the map: all columns of the tile and of its windows.
+        The registers contain the elements of the map that row j of the windows around the tile's row i covers.
+
+        Args:
+          top: first row of the tile in the map.
+          left: first column of the tile in the map.
+          each: function to call.
         """
         lines, k = self._plan.lines, 2 * self._pad + 1
         for line in range(lines + k - 1):
@@ -76,22 +90,23 @@ def zeros(plan: Tiling) -> Values:
 
 
 def add_taps(numbers: Numbers, sums: list[jax.Array], registers: list[jax.Array], taps: list[jax.Array]) -> None:
-    """Adds the products of a row of the map and a row of the kernel to the sums of a row of the tile."""
+    """Adds the products of a row of the map and a row of the kernel to `sums`, the sums of a row of the tile."""
     for column, total in enumerate(sums):
         sums[column] = numbers.add_products(total, list(zip(registers[column:], taps, strict=False)), len(taps))
 
 
 def spread_taps(numbers: Numbers, taps_ref: Any, spread_ref: Any) -> None:
-    """Writes each tap to a register, with the same values for all examples."""
+    """Writes each tap to a register of `spread_ref`, repeated for all examples."""
     for index in range(taps_ref.shape[0]):
         tap = taps_ref[pl.ds(index, 1), :].astype(jnp.float32)
         spread_ref[index] = numbers.pack(jnp.broadcast_to(tap, (numbers.examples, CHANNELS)))
 
 
 def clear(plan: Tiling, levels: Sequence[Rows]) -> None:
-    """Writes zeros in the maps and around them, before the first step.
+    """Sets the buffers of all levels to zero in the first step.
 
-    If the map is one block, the zeros around it are never overwritten, so one clearing suffices for all channels.
+    If the map is one block, the zeros around the map are never overwritten, so this is done only for the first 128
+    channels.
     """
     begins = pl.program_id(2) == 0
 
@@ -102,11 +117,15 @@ def clear(plan: Tiling, levels: Sequence[Rows]) -> None:
 
 
 def run_stages(plan: Tiling, stages: Sequence[tuple[Callable[[jax.Array], None], Rows | None]]) -> None:
-    """Runs all stages of a step. Each computes its own block, and receives the first row of this block.
+    """Runs all stages of one grid step.
+
+    A stage computes the block of rows that is `plan.lags` blocks behind the block of the first stage, and is skipped if
+    this block is outside of the map. Rows below the map that the next stage reads are zero.
 
     Args:
-      plan: the plan, with the number of blocks by which each stage is behind the first stage.
-      stages: for each stage its function, and the rows that the function writes, if any.
+      plan: tiling of the map.
+      stages: for each stage, a function that receives the first row of the stage's block, and the buffer that the
+        function writes, or None for the last stage.
     """
     step = pl.program_id(2)
     for lag, (compute, written) in zip(plan.lags, stages, strict=True):
@@ -138,12 +157,12 @@ def packed(kernels: Sequence[jax.Array], bias: jax.Array) -> jax.Array:
 
 
 def taps_spec(plan: Tiling) -> pl.BlockSpec:
-    """Returns the block of an array with the taps of all kernels and the bias, `[taps, C]`."""
+    """Returns the block of the taps of all kernels and the bias, `[taps, C]`, that a kernel instance uses."""
     return pl.BlockSpec((plan.taps, CHANNELS), lambda example, channel, step: (0, channel))
 
 
 def means_spec(plan: Tiling) -> pl.BlockSpec:
-    """Returns the block of an array with one value per example and channel, `[B, C]`."""
+    """Returns the block of values per example and channel, `[B, C]`, that a kernel instance uses."""
     return pl.BlockSpec((plan.examples, CHANNELS), lambda example, channel, step: (example, channel))
 
 
@@ -158,16 +177,16 @@ def call(
     vmem: int,
     interpret: bool,
 ) -> list[jax.Array]:
-    """Runs a kernel for all examples and channels of the first input, `[H, W, B, C]`, block after block.
+    """Runs a kernel for all examples and channels of the first input, `[H, W, B, C]`, and returns its outputs.
 
     Args:
       program: body of the kernel. It receives references to the inputs, to the outputs, to a register for each tap, to
-        float32 sums, and to the rows of each level.
+        float32 sums, and to the buffer of each level.
       plan: tiling of the maps.
       inputs: inputs and their blocks.
       outputs: shapes of the outputs and their blocks.
       name: start of the kernel's name.
-      sums: leading axes of the float32 sums, which have the shape `[*sums, examples, 128]`.
+      sums: leading axes of the float32 sums, which have the shape `[*sums, examples of a kernel instance, 128]`.
       vmem: bytes of fast memory.
       interpret: whether to interpret the kernel step by step, on any platform.
     """

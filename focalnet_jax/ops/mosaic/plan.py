@@ -16,7 +16,7 @@ from focalnet_jax.ops.mosaic.numbers import CHANNELS, Floats, Pairs
 
 _REGISTERS = 16  # for the sums of a tile; the same number holds their addends
 _REGISTER_BYTES = 4096
-_LARGEST_KERNEL = 13  # of the dense tasks: three levels from a window of 9
+_LARGEST_KERNEL = 13  # as in the recipes of dense tasks: three levels from a window of 9
 _MOST_ROWS = 16  # of a block that is not the whole map
 _MIB = 2**20
 # Fast memory in bytes, by JAX's name of the chip.
@@ -29,8 +29,8 @@ _COMPUTE_IN_PAIRS = ("TPU v6 lite",)
 def fast_memory(share: float = 0.5) -> int:
     """Returns the bytes of fast memory that a kernel may use, on the chip in use or the chip that it is compiled for.
 
-    A fraction `share` leaves room for XLA's own data. On chips with little fast memory, a kernel may use nearly all of
-    it.
+    This is the fraction `share` of the chip's fast memory, which leaves room for XLA's own data, but at least 15 MiB,
+    which is nearly all of the fast memory of a v4.
     """
     return max(int(share * _VMEM.get(_chip(), 0)), _LEAST_VMEM)
 
@@ -43,7 +43,8 @@ def cores() -> int:
 def computes_in_pairs(examples: int, dtype: jnp.dtype) -> bool:
     """Returns whether to compute 16 examples in pairs of bfloat16, instead of 8 examples in float32.
 
-    This is done if it is faster on this chip, and if groups of 16 examples need no more padding than groups of 8.
+    The result is True if the arrays are bfloat16, pairs are faster on this chip (v6e), and groups of 16 examples need
+    no more padding than groups of 8.
     """
     fills_more_up = -examples % Pairs.examples >= Floats.examples
     return dtype == jnp.bfloat16 and not fills_more_up and _chip() in _COMPUTE_IN_PAIRS
@@ -58,8 +59,8 @@ def _chip() -> str:
 def supports(shape: Sequence[int], kernel_sizes: Sequence[int], itemsize: int, vmem: int) -> bool:
     """Returns whether the kernels support contexts of this shape, `[B, H, W, C]`, with these kernel sizes.
 
-    Kernel sizes must be odd and at most 13, and the rows that a window covers must fit in `vmem` bytes of fast memory.
-    A value of the context has `itemsize` bytes.
+    There must be at least one kernel, sizes must be odd and at most 13, and blocks of some number of rows must fit in
+    `vmem` bytes of fast memory. An element of the context has `itemsize` bytes.
     """
     known = bool(kernel_sizes) and all(size % 2 == 1 and size <= _LARGEST_KERNEL for size in kernel_sizes)
     plans = (forward_plan, backward_plan)
@@ -97,7 +98,7 @@ class Tiling:
         return pl.cdiv(self.height, self.rows)
 
     def reach(self, size: int) -> int:
-        """Returns how many blocks below its own block a kernel of this size reaches, at least 1."""
+        """Returns the number of blocks below its centre's block that a window of this size reaches into, at least 1."""
         return max(pl.cdiv(size // 2, self.rows), 1)
 
     @property
@@ -122,14 +123,14 @@ class Tiling:
         return self.starts[-1] + 1
 
     def block(self, step: jax.Array, lag: int) -> jax.Array:
-        """Returns the index of the block that a step computes, in a stage that is `lag` blocks behind.
+        """Returns the index of the block that a stage computes in a step.
 
-        The index may be out of range.
+        The stage is `lag` blocks behind the first stage. The index is out of range if the stage computes nothing.
         """
         return jnp.zeros_like(step) if self.whole else step - lag
 
     def spec(self, lag: int, channels: int = CHANNELS) -> pl.BlockSpec:
-        """Returns the block of a map that a step reads or writes, in a stage that is `lag` blocks behind.
+        """Returns the block of a map that a stage reads or writes in a step, `lag` blocks behind the first stage.
 
         By default, the map is `[H, W, B, C]` and a block has 128 of its channels. With another number of `channels`,
         the map is `[H, W, B, channels]` and a block has all of them.
@@ -147,7 +148,7 @@ class Tiling:
         return pl.cdiv(self.width, CHANNELS) * CHANNELS
 
     def gate_spec(self, lag: int) -> pl.BlockSpec:
-        """Returns the block of the gradient of a gate, `[parts, H, B, lanes]`, that a step writes.
+        """Returns the block of a gate's gradient, `[parts, H, B, lanes]`, that a stage writes in a step.
 
         Each part is the sum over 128 channels, or over all channels if the map is one block, because the block then
         stays in fast memory.
@@ -161,14 +162,17 @@ class Tiling:
 
     @property
     def rings(self) -> list[tuple[int, int]]:
-        """Numbers of rows and columns of each level's buffer in fast memory: its input, with zeros around the map."""
+        """Numbers of rows and columns of each level's buffer in fast memory, including the zeros around the map.
+
+        The buffer contains the input of the level or, in the backward pass, the gradient of the input of its GELU.
+        """
         return [
             (self.height + size - 1 if self.whole else self._held(level) * self.rows, self.width + size - 1)
             for level, size in enumerate(self.sizes)
         ]
 
     def _held(self, level: int) -> int:
-        """Returns the number of blocks of the input of a level that fast memory stores; levels are counted from 0."""
+        """Returns the number of blocks that the buffer of a level contains; levels are counted from 0."""
         convolved = 2 * self.reach(self.sizes[level]) + 1
         # The input of every level but the first is a context, which the last stage of the forward pass adds to the sum.
         return convolved if self.back or level == 0 else max(convolved, self.lags[-1] - self.lags[level] + 1)
@@ -201,7 +205,7 @@ class Tiling:
         lax.fori_loop(0, self.rows // self.lines, visit_row, None)
 
     def tile(self, top: jax.Array, left: jax.Array) -> list[tuple[int, int, tuple[jax.Array, jax.Array]]]:
-        """Returns for each position its row in the tile, its column in the tile, and its (row, column) in the block."""
+        """Returns each position of a tile: its row and its column in the tile, and its (row, column) in the block."""
         return [(i, j, (top + i, left + j)) for i in range(self.lines) for j in range(self.columns)]
 
     def inside(self, row: jax.Array, value: jax.Array) -> jax.Array:
@@ -239,9 +243,10 @@ def backward_plan(
 
 
 def _plan(whole: Tiling, maps: int, itemsize: int, vmem: int, gates: int = 0) -> Tiling | None:
-    """Returns the plan that computes the fewest rows below the map, with the largest blocks that fit in fast memory.
+    """Returns the plan that computes the fewest rows below the map, of the plans that fit in fast memory.
 
-    Returns None if no blocks fit.
+    Of several such plans, returns the plan with the largest blocks. Blocks of more rows than a window reaches below its
+    centre are preferred to smaller blocks, and pairs are preferred if `whole` has pairs. Returns None if no plan fits.
 
     Args:
       whole: the plan with the map as one block.
@@ -252,7 +257,7 @@ def _plan(whole: Tiling, maps: int, itemsize: int, vmem: int, gates: int = 0) ->
     """
     height, reached = whole.height, max(whole.sizes) // 2
     most = min(height - 1, _MOST_ROWS)
-    # Blocks that a kernel reaches across take more steps, so they are tried last.
+    # With blocks that a window may reach across, a map takes more steps, so they are tried last.
     choices = (height, *range(reached + 1, most + 1)), range(1, min(reached, most) + 1)
 
     def needed(plan: Tiling) -> int:

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def computes(dtype: jnp.dtype | None) -> bool:
-    """Returns whether the kernels support this dtype (only float32) and are compiled on this machine.
+    """Returns whether the kernels support this dtype (only float32) and can be compiled on this machine.
 
     Args:
       dtype: dtype of the arrays, or None (not supported) if a layer has no fixed dtype.
@@ -154,7 +154,10 @@ def product(x: jax.Array, kernel: jax.Array, *, transposed: bool = False) -> jax
 
 
 def transposed_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the transpose of `x` `[..., I]` times `y` `[..., O]`, `[I, O]`: the gradient of a layer's kernel."""
+    """Returns the sum over rows of the outer products of `x` `[..., I]` and `y` `[..., O]`, `[I, O]`.
+
+    This is the gradient of a linear layer's kernel if `x` is the layer's input and `y` the gradient of its output.
+    """
     (rows, inputs), outputs = _rows_of(x), y.shape[-1]
     blocks = -(-inputs // ROWS_OF_SUM) * -(-outputs // COLUMNS_OF_SUM)
     parts = max(1, min(-(-TASKS_OF_PRODUCT // blocks), rows // DEPTH_OF_PRODUCT))
@@ -179,7 +182,7 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _with_scratch(name: str, result: tuple[int, ...], scratch: tuple[int, ...]) -> Callable[..., Any]:
-    """Returns a call of a kernel with a float32 result of shape `result` and scratch memory of shape `scratch`.
+    """Returns a function that calls a kernel, with a float32 result and scratch memory of the given shapes.
 
     The scratch memory is declared as integers, because `jax_debug_nans` checks all floats that an operation returns and
     would find old memory contents.

@@ -23,7 +23,7 @@ NUMBERS_OF_TASK = 1 << 14  # elements per task of pointwise operations
 DEPTH_OF_PRODUCT = 384  # products that are added up at a time
 ROWS_OF_SUM, COLUMNS_OF_SUM = 256, 512  # block of the gradient of a linear layer's kernel
 COLUMNS_OF_TILES = 32  # a multiple of the tile width on every processor
-TASKS_OF_PRODUCT = 32  # minimum number of tasks of a product, if the product can be split into this number
+TASKS_OF_PRODUCT = 32  # least number of tasks of a product, unless the product is too small
 _SIZES = (
     "CHANNELS_OF_TASK",
     "NUMBERS_OF_TASK",
@@ -82,7 +82,7 @@ _compile_error = ""
 
 
 def _library() -> Path | None:
-    """Returns the compiled library; compiles the library if it is missing."""
+    """Returns the compiled library, which is compiled if it is missing, or None if it cannot be compiled."""
     found = compiler()
     if found is None:
         return None
@@ -152,7 +152,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """Returns the instruction sets of this processor; machines with other processors may share the cache."""
+    """Returns the processor's instruction sets, which are hashed because different processors may share the cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

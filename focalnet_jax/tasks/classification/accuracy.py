@@ -45,7 +45,11 @@ class Accuracy:
         self.reset()
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Returns sums over the examples of a batch whose `mask` `[B]` is 1: `top1`, `top5`, `loss`, `examples`."""
+        """Returns the sums `top1`, `top5`, `loss` and `examples` over the examples of a batch that count.
+
+        An example counts if it has a label and its `mask` `[B]` in the batch is 1. With a subset of competing outputs,
+        there are also the sums `top1_subset` and `top5_subset`.
+        """
         competing = self.competing
         first, subset = (competing, None) if competing is None or isinstance(competing, int) else (None, competing)
         logits = model(normalize(batch["image"], self.normalization))[:, :first]  # [B, K]
@@ -83,7 +87,10 @@ class Accuracy:
             self._totals[name] = self._totals.get(name, 0.0) + float(np.float64(value))
 
     def result(self) -> dict[str, float | int]:
-        """Returns means over examples, with accuracies in percent. They are NaN if there are no examples."""
+        """Returns means over the examples, accuracies in percent, and the number of `examples`.
+
+        The means are NaN if no example counts. Before the first `add`, there are no means.
+        """
         totals = dict(self._totals)
         examples = round(totals.pop("examples", 0))  # 0 if the evaluation was stopped before the first batch
         accuracies = sorted(name for name in totals if name.startswith("top"))
@@ -96,7 +103,7 @@ class Accuracy:
         return {"subset_classes": int(self.competing.sum())} if isinstance(self.competing, np.ndarray) else {}
 
     def table(self) -> list[tuple[str, ...]]:
-        """Returns an empty list."""
+        """Returns an empty list: this task has no table."""
         return []
 
     def records(self) -> list[dict[str, Any]]:
@@ -104,7 +111,7 @@ class Accuracy:
         return []
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Describes accuracies, loss and the number of examples in words."""
+        """Returns the accuracies, the loss and the number of examples in words."""
         subset = ""
         if "top1_subset" in result:
             subset = f"(subset: {result['top1_subset']:.2f} %  {result['top5_subset']:.2f} %)  "
@@ -119,7 +126,7 @@ class Accuracy:
         return {"image": batch["image"], "label": batch["label"], "probabilities": probabilities}
 
     def draw(self, predicted: Mapping[str, np.ndarray], index: int) -> np.ndarray:
-        """Returns an image with its most probable classes and its true classes, which are marked, `[H, W, 3]` uint8."""
+        """Returns a figure `[H, W, 3]` uint8: an image, its most probable classes and its true classes, marked."""
         image, label, probabilities = (predicted[name][index] for name in ("image", "label", "probabilities"))
         true = [each for each in np.atleast_1d(label).tolist() if each >= 0]
         best = np.argsort(-probabilities, kind="stable")[:_DRAWN].tolist()

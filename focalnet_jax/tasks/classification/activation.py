@@ -14,13 +14,13 @@ from focalnet_jax.model.jitted import jitted
 def class_activation(model: FocalNet, images: jax.Array, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns class activation maps (arXiv 1512.04150, equation 2) and all logits.
 
-    A map has the contribution of each position to the logit of a class. It is exact, because FocalNet classifies the
-    mean over positions: a logit is the mean of its map plus the classifier's bias.
+    A map has the contribution of each position to the logit of a class. The maps are exact, because FocalNet classifies
+    the mean over positions: a logit is the mean of its map plus the classifier's bias.
 
     Args:
       model: a model with a classifier.
       images: `[B, H, W, 3]`, normalized.
-      classes: `[B, K']`, indices of the classes to draw for each image.
+      classes: `[B, K']`, indices of the classes that get a map, for each image.
 
     Returns:
       Maps `[B, K', h, w]` and logits `[B, K]`.

@@ -20,7 +20,7 @@ from focalnet_jax.distributed.startup import is_first
 from focalnet_jax.errors import UserError, abbreviated
 from focalnet_jax.settings import MAIN
 
-Competing = int | np.ndarray | None
+Competing = int | np.ndarray | None  # see `Accuracy`
 _SHOWN = 5
 _MOST_READ = 200_000  # largest number of examples to read for their classes; more would take hours
 
@@ -65,17 +65,17 @@ def loaded_classifier(config: FrozenConfigDict, loaded: Loaded, path: str, hint:
             )
         if trained and given.names != trained and set(given.names) == set(trained):
             raise UserError(
-                f"data.classes={file} has the classes of {path} in another order than its training: leave "
-                "data.classes out, because the checkpoint has the right order"
+                f"data.classes={file} has the classes of {path} in another order than the checkpoint: leave "
+                "data.classes out, because the order of the checkpoint is right"
             )
         known = given
     return ClassifierInfo(known, outputs, path, hint, _numbers_are_outputs(known))
 
 
 def _numbers_are_outputs(classes: Classes | None) -> bool:
-    """Returns whether a class name that is a number means the output with that index.
+    """Returns whether a class of the data whose name is a number means the output with that index.
 
-    It does not for a run that sorted the names of its class folders.
+    It does, except for a run whose output names are not ImageNet's synsets: runs sort the names of folders as text.
     """
     if classes is None or not classes.exact:
         return True
@@ -109,7 +109,8 @@ def label_training(config: FrozenConfigDict, source: Source, classifier: Classif
     A fresh classifier (`classifier` is None) has the classes of `data.classes`, or of the data if this key is not set.
 
     Raises:
-      UserError: the data has classes that the classifier lacks or that cannot be matched, or has only one class.
+      UserError: the data has classes that the classifier lacks or that cannot be matched, or has more classes than the
+        model has outputs; or a fresh classifier would have only one class.
     """
     fresh = classifier is None
     if fresh and config.data.classes is not None:
@@ -184,7 +185,7 @@ def label_for(
         if first is not None and (beyond := _classes_from(first, source, whole, split)):
             raise UserError(
                 f"{key}={first} evaluates only outputs 0 to {first - 1} of {whole.name}, but {split} also has classes "
-                f"of other outputs, {abbreviated(beyond, _SHOWN)}: raise it or leave it out"
+                f"of other outputs, {abbreviated(beyond, _SHOWN)}: increase {key}, or leave it out"
             ) from error
         raise
     _print_matching(split, source, matching, classifier, expected)
@@ -193,7 +194,7 @@ def label_for(
 
 
 def _classes_from(first: int, source: Source, classifier: ClassifierInfo, split: str) -> list[str]:
-    """Returns the classes of the data whose outputs begin at `first`, or none if the data cannot be matched."""
+    """Returns the classes of the data with an output of at least `first`, or [] if the data cannot be matched."""
     try:
         source, _ = _relabelled(source, classifier, split)
     except UserError:

@@ -79,7 +79,7 @@ class Classifier:
     def check_head(self, path: str | Path) -> None:
         """Raises `UserError` if the weights, which come from `path`, have no classifier."""
         if not self.labels:
-            raise UserError(f"{path} has no classifier, so it cannot predict: give weights with one")
+            raise UserError(f"{path} has no classifier, so it cannot predict: give weights with a classifier")
 
     def describe_preprocessing(self) -> str:
         """Returns the preprocessing in words."""
@@ -92,7 +92,7 @@ class Classifier:
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """Logits and classes."""
+        """Names of the results of an exported model: "logits" and "classes"."""
         return EXPORTS
 
     def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ class Classifier:
         return export_result(model(inputs["images"]), result)
 
     def difference(self, given: np.ndarray, own: np.ndarray, result: str, tolerance: float) -> float:
-        """Returns the difference of `logits_difference`."""
+        """Returns the largest difference of two results, see `logits_difference`."""
         return logits_difference(given, own, result)
 
     @cached_property
@@ -120,7 +120,7 @@ class Classifier:
         return np.asarray(_logits(self.model, inputs, self.preprocessing.normalization))
 
     def predict(self, images: Sequence[np.ndarray], topk: int = 5) -> list[list[tuple[str, float]]]:
-        """Returns the most probable labels of each image `[H, W, 3]` uint8 and their probabilities, largest first."""
+        """Returns the `topk` most probable labels of each image `[H, W, 3]` uint8 with probabilities, largest first."""
         return [
             [(self.labels[output], float(probability)) for output, probability in zip(*each, strict=True)]
             for each in zip(*self.best(images, topk), strict=True)

@@ -15,10 +15,10 @@ from focalnet_jax.settings import MAIN
 
 
 def open_evaluations(config: FrozenConfigDict) -> dict[str, Source]:
-    """Returns the examples of each evaluation by name: "eval" for `data.eval_split`, and the `config.evaluations`.
+    """Returns the examples of each evaluation by name: "eval" for `data.eval_split`, and those of `config.evaluations`.
 
     Raises:
-      UserError: examples cannot be opened; the message names the evaluation.
+      UserError: examples cannot be opened. If they are those of `config.evaluations`, the message names the evaluation.
     """
     opened = {MAIN: open_split(config.data, config.data.eval_split)}
     for name in config.evaluations:

@@ -25,14 +25,15 @@ def open_examples(config: FrozenConfigDict) -> Source:
     """Returns the examples to train on.
 
     Raises:
-      UserError: a class has no examples, or an example has several labels.
+      UserError: the examples cannot be opened, a class folder has no images, or the first example has several labels.
     """
     source = open_split(config.data, config.data.train_split)
     check_examples(source)
     with contextlib.suppress(UnreadableImageError):  # the loader replaces unreadable images
         if source[0][1].ndim:
             raise UserError(
-                f"{source.name(0)} has several labels; training needs one: use such data only for data.eval_split"
+                f"{source.name(0)} has several labels; expected one label per training image: use such data only for "
+                "data.eval_split"
             )
     return source
 
@@ -40,12 +41,12 @@ def open_examples(config: FrozenConfigDict) -> Source:
 def choose(config: FrozenConfigDict, start: Start | None, source: Source | None) -> dict[str, Any]:
     """Returns values for `model.num_classes` and `init_head`, if the config leaves them open.
 
-    `init_head` is "keep" if the classifier of the weights has the classes of the data, else "drop".
+    `init_head` is "drop" if there are weights whose classifier does not have the classes of the data, else "keep".
 
     Args:
       config: config of a run or of an evaluation.
       start: architecture, input size and classes stored with the initial or evaluated weights, or None without weights.
-      source: training examples; None for an evaluation, which has the classes of its weights.
+      source: training examples; None for an evaluation, in which the weights define the classes.
     """
     chosen: dict[str, Any] = {}
     if source is not None:
@@ -76,8 +77,8 @@ def _has_classes(start: Start, names: Sequence[str]) -> bool:
 def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]) -> FrozenConfigDict:
     """Returns the config with the held-out fraction of the run, if both hold out images.
 
-    A fraction set on the command line is kept. If it is larger, the evaluation includes training images of the run, and
-    a warning is printed. The arguments are described in `Kind.evaluated_config`.
+    A fraction set on the command line is kept. If it is larger, the evaluation may include training images of the run,
+    and a warning is printed. The arguments are described in `Kind.evaluated_config`.
     """
     share, asked = stored.get("data", {}).get("held_out", 0.0), config.data.held_out
     if not share or not asked or share == asked:

@@ -37,7 +37,8 @@ class Mixing:
     probability: float = 1.0  # probability that a group is mixed
     switch: float = 0.5  # probability of cutmix if both mixup and cutmix are on
     group: int = 128  # number of examples that share a lambda and are mixed with each other
-    box: str = "timm"  # the cut reaches (n + 1) // 2 past its centre (timm 1.x), or n // 2 ("original": timm 0.4.12)
+    # A cut of n pixels ends (n + 1) // 2 after its centre ("timm": timm 1.x), or n // 2 ("original": timm 0.4.12).
+    box: str = "timm"
     normalization: Normalization = IMAGENET  # of the images, before all other operations
 
     @property
@@ -169,7 +170,7 @@ def mix(images: jax.Array, targets: jax.Array, mixing: Mixing, key: jax.Array) -
         lam, cut, box = drawn
         inside, (top, bottom, left, right) = _box(height, width, *box), box
         kept = jnp.where(cut, 1 - (bottom - top) * (right - left) / (height * width), lam)  # weight of the target
-        weight = jnp.where(cut, jnp.where(inside, 0.0, 1.0), lam)[..., None]  # of each pixel
+        weight = jnp.where(cut, jnp.where(inside, 0.0, 1.0), lam)[..., None]  # weight of each pixel
         return images * weight + images[::-1] * (1 - weight), targets * kept + targets[::-1] * (1 - kept)
 
     grouped = [array.reshape(groups, size, *array.shape[1:]) for array in (images, targets)]

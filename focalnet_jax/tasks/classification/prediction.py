@@ -56,5 +56,5 @@ class ClassPrediction:
         return np.asarray(sheet)
 
     def files(self) -> dict[str, bytes]:
-        """Returns an empty dict: all of the prediction is drawn."""
+        """Returns an empty dict: the whole prediction is in the result of `draw`."""
         return {}

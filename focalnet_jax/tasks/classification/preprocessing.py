@@ -72,7 +72,7 @@ def _combined(
 
 
 def note_difference(config: FrozenConfigDict, stated: WeightsInfo, path: str) -> None:
-    """Prints one line if a run uses another preprocessing than the one stored with its initial weights."""
+    """Prints one line if the preprocessing of a run differs from the one stored with its initial weights."""
     ours, theirs = from_config(config.data), stated.preprocessing
     if theirs is not None and stated.normalization_only:
         theirs = replace(ours, normalization=theirs.normalization)

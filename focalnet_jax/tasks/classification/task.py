@@ -77,12 +77,12 @@ class Classification:
         The arguments are described in `Kind.make_task`.
 
         Raises:
-          UserError: values of the config do not fit each other, or evaluation examples cannot be opened.
+          UserError: values of the config contradict each other, or evaluation examples cannot be opened.
         """
         host, mixing = make_host(config), make_mixing(config)
         opened = open_evaluations(config) if evaluated else {MAIN: None}
         competing = config.eval_classes
-        if not isinstance(competing, int | None):  # to compile: the subset does not change shapes
+        if not isinstance(competing, int | None):  # labels are not matched yet; the subset does not change shapes
             competing = np.ones(config.model.num_classes, bool)
         accuracies = {name: Accuracy(examples, competing, mixing.normalization) for name, examples in opened.items()}
         return cls(config, host, mixing, source, accuracies, class_weights(config, None))
@@ -132,7 +132,10 @@ class Classification:
         return self._labelled(stored_classifier(self.config, metadata.get("classes"), run))
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Classification:
-        """Returns the task with the classes and the preprocessing of the weights at `path`, for evaluating them.
+        """Returns the task for evaluating the weights at `path`.
+
+        Labels are matched to the outputs of the weights. Images get the preprocessing stored with the weights, except
+        that the config keys in `named` override it.
 
         Raises:
           UserError: the data does not fit the classifier, or the weights' preprocessing is not supported.
@@ -176,7 +179,7 @@ class Classification:
         return rows
 
     def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns `image` `[B, H, W, 3]` uint8 and `label` `[B]` int32."""
+        """Returns shapes and dtypes of `image` `[B, H, W, 3]` and `label` `[B]`."""
         shape = (batch_size, *sides(self.config.data.image_size), 3)
         return {
             "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
@@ -196,7 +199,7 @@ class Classification:
         return {"num_classes": self.config.model.num_classes}
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
-        """Returns normalized, erased and mixed `image` `[B, H, W, 3]` float32, and `target` `[B, K]` float32."""
+        """Returns `image` `[B, H, W, 3]` float32, normalized and augmented, and `target` `[B, K]` float32."""
         outputs = self.config.model.num_classes
         images, targets = prepare_batch(batch["image"], batch["label"], outputs, self.mixing, key)
         if self.weights is not None:

@@ -15,8 +15,8 @@ from focalnet_jax.errors import UserError
 def class_weights(config: FrozenConfigDict, source: Source | None) -> tuple[float, ...] | None:
     """Returns the weight of each of the K outputs in the loss, or None if `class_weights` is not set.
 
-    "balanced" weights are the inverse of the frequencies at which classes are drawn, after `data.class_balance`.
-    Without a source, they are 1.
+    "balanced" weights are proportional to the inverse of the frequencies at which classes are drawn, after
+    `data.class_balance`. Without a source, "balanced" weights are 1.
 
     Raises:
       UserError: the numbers of weights and outputs differ.

@@ -22,8 +22,8 @@ class Anchors:
     Attributes:
       canvas: height and width of the padded images.
       levels: number of levels.
-      first: stride of the largest level; each further level has twice the stride.
-      ratios: heights divided by widths.
+      first: stride of the first level, in pixels. Each further level has twice the stride of the level before it.
+      ratios: aspect ratios of the anchors, height divided by width.
     """
 
     canvas: tuple[int, int]
@@ -33,7 +33,7 @@ class Anchors:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels per position of each level."""
+        """Stride of each level in pixels."""
         return tuple(self.first << level for level in range(self.levels))
 
     @cached_property
@@ -55,7 +55,10 @@ class Anchors:
         )
 
     def inside(self, size: jax.Array) -> jax.Array:
-        """Returns which anchors are used for an image of height and width `size` `[2]`, `[A]` bool."""
+        """Returns which anchors are used for an image of height and width `size` `[2]`, `[A]` bool.
+
+        These are the anchors at positions inside the image after its sides are rounded up to multiples of `PAD`.
+        """
         padded = -(-size // PAD) * PAD  # mmdetection uses no anchors outside of the padded image
         levels = zip(self.sizes, self.strides, strict=True)
         positions = jnp.concatenate([inside_padded(each, stride, padded) for each, stride in levels])

@@ -41,10 +41,11 @@ class ATSSMethod:
         return Anchors(images.shape[1:3], self.levels)
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns the targets of a global batch, and the weights of each image's losses.
+        """Returns the `targets` of a global batch, and the weights of each image, `weight` and `box_weight`, `[B]`.
 
-        The losses of an image are sums over anchors times its weights, so that means over images are sums over the
-        global batch divided by its number of positive anchors, or by the sum of their centerness.
+        `loss` multiplies sums over the anchors of each image by these weights. With `weight`, the mean over images is
+        the sum over the global batch divided by its number of positive anchors. With `box_weight`, it is divided by the
+        sum of the centerness of these anchors instead.
         """
         anchors = self._anchors(batch["image"])
         each = jax.vmap(lambda *given: assign(anchors, *given, self.num_classes))
@@ -66,7 +67,7 @@ class ATSSMethod:
         return sum(parts.values()), parts
 
     def counts(self, model: ATSS, batch: Mapping[str, Any], keys: jax.Array) -> None:
-        """Returns None: the losses are divided by the results of `prepare`."""
+        """Returns None: the divisors of the losses do not depend on the model, see `prepare`."""
 
     def detect(self, model: ATSS, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch of normalized images, in pixels of the stored images."""
@@ -79,19 +80,21 @@ class ATSSMethod:
 
 
 def _flat(levels: Sequence[jax.Array]) -> jax.Array:
-    """Returns the values of all levels, `[B, A, C]`, of maps `[B, h, w, C]` or `[B, h, w]`."""
+    """Concatenates maps `[B, h, w, C]` or `[B, h, w]` of all levels to an array `[B, A, C]` or `[B, A, 1]`."""
     return jnp.concatenate([level.reshape(len(level), level.shape[1] * level.shape[2], -1) for level in levels], axis=1)
 
 
 def image_losses(
     logits: jax.Array, deltas: jax.Array, centerness: jax.Array, targets: Targets, anchors: Anchors
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns sums over the anchors of each image: focal loss, GIoU loss and loss of the centerness, each `[B]`.
+    """Returns the focal loss, the box loss and the loss of the centerness, each summed over anchors, `[B]`.
+
+    The box loss is twice the GIoU loss, weighted by the centerness of each anchor.
 
     Args:
-      logits: `[B, A, K]`.
-      deltas: `[B, A, 4]`.
-      centerness: logits `[B, A]`.
+      logits: logits of the classes, `[B, A, K]`.
+      deltas: deltas of the anchors, `[B, A, 4]`.
+      centerness: logits of the centerness, `[B, A]`.
       targets: targets of the batch.
       anchors: the anchors.
     """
@@ -117,11 +120,11 @@ def detect(
     """Returns the detections in one image, in pixels of the stored image.
 
     Args:
-      logits: of each level, `[h, w, K]`.
-      deltas: of each level, `[h, w, 4]`.
-      centerness: logits of each level, `[h, w]`.
+      logits: logits of the classes for each level, `[h, w, K]`.
+      deltas: deltas for each level, `[h, w, 4]`.
+      centerness: logits of the centerness for each level, `[h, w]`.
       size: height and width of the resized image without padding, `[2]`.
-      scale: width and height of the resized image divided by those of the stored image, twice, `[4]`.
+      scale: factors `[4]` by which resizing multiplied x1, y1, x2 and y2, see `host.resized_image`.
       anchors: the anchors.
       options: thresholds and largest numbers of boxes.
     """

@@ -17,12 +17,12 @@ _CENTRE = 0.01  # smallest distance in pixels of the centre of a positive anchor
 
 @dataclass(frozen=True)
 class Targets:
-    """What the head learns for an image or a batch, for A anchors of all levels.
+    """Targets of the head for an image or a batch, for the A anchors of all levels.
 
     Attributes:
       labels: class of the object of each anchor, `[..., A]` int32: K for background, -1 for an anchor that is not used.
-      boxes: box of the object, `[..., A, 4]`.
-      centerness: centerness of the anchor in this box, `[..., A]`, 0 for background.
+      boxes: box of the object of each anchor, `[..., A, 4]`; 0 for background.
+      centerness: centerness of each anchor in the box of its object, `[..., A]`; 0 for background.
     """
 
     labels: jax.Array
@@ -36,14 +36,14 @@ jax.tree_util.register_dataclass(Targets)
 def assign(anchors: Anchors, boxes: jax.Array, labels: jax.Array, size: jax.Array, num_classes: int) -> Targets:
     """Returns the targets of an image by adaptive training sample selection.
 
-    For each object, the `_CANDIDATES` anchors per level nearest to its centre are candidates. Positive are those whose
-    IoU reaches the mean plus the standard deviation over the candidates, and whose centre is inside the box. An anchor
-    of several objects belongs to the one with the largest IoU.
+    For each object, the `_CANDIDATES` anchors per level nearest to its centre are candidates. A candidate is positive
+    if its IoU with the object is at least the mean plus the standard deviation over the candidates, and if its centre
+    is inside the object's box. An anchor that is positive for several objects gets the one with the largest IoU.
 
     Args:
       anchors: the anchors.
       boxes: boxes of the objects, `[N, 4]`.
-      labels: their classes `[N]`, -1 in unused slots.
+      labels: classes of the objects, `[N]`, -1 in unused slots.
       size: height and width of the unpadded image, `[2]`.
       num_classes: number of classes K, the label of the background.
     """
@@ -61,7 +61,7 @@ def assign(anchors: Anchors, boxes: jax.Array, labels: jax.Array, size: jax.Arra
     spread = jnp.where(valid, (ious - mean) ** 2, 0).sum(axis=0) / jnp.maximum(count - 1, 1)
     corners = boxes.reshape(-1, 2, 2)
     sides = jnp.concatenate([centres[chosen] - corners[:, 0], corners[:, 1] - centres[chosen]], axis=-1)
-    # With a single candidate, PyTorch's standard deviation is NaN, so that none is positive.
+    # With a single candidate, PyTorch's standard deviation is NaN, so the candidate is not positive.
     positive = valid & (ious >= mean + jnp.sqrt(spread)) & (sides.min(axis=-1) > _CENTRE) & (count > 1)
     positive &= labels >= 0
     best = jnp.full(overlaps.shape, -jnp.inf).at[chosen, objects].set(jnp.where(positive, ious, -jnp.inf))
@@ -77,7 +77,7 @@ def assign(anchors: Anchors, boxes: jax.Array, labels: jax.Array, size: jax.Arra
 
 
 def _candidates(distances: jax.Array, counts: Sequence[int]) -> jax.Array:
-    """Returns the indices `[C, N]` of the nearest anchors of each level, the first ones where distances are equal."""
+    """Returns the indices `[C, N]` of the anchors nearest to each object on each level; among equals, the first."""
     found, first = [], 0
     for count in counts:
         level = distances[first : first + count]
@@ -100,7 +100,7 @@ def _centerness(centres: jax.Array, boxes: jax.Array) -> jax.Array:
 def count_targets(targets: Targets, num_classes: int) -> tuple[jax.Array, jax.Array]:
     """Returns the divisors of the losses of a batch: the number of positive anchors, and the sum of their centerness.
 
-    As in mmdetection, an image without positive anchors counts as an image with one.
+    As in mmdetection, an image without positive anchors counts as if it had one, and a sum of 0 is replaced by 1.
     """
     positive = (targets.labels >= 0) & (targets.labels < num_classes)
     total = targets.centerness.sum()

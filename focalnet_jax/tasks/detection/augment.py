@@ -46,9 +46,10 @@ class Draws:
     size: Size
 
     def nearest(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the rows and columns of a map of `height` x `width` pixels that the result has, by nearest neighbour.
+        """Returns which row and column of a map each row and column of the augmented map shows, by nearest neighbour.
 
-        As in mmdetection, the map is resized twice if there is a crop.
+        The map has the size of the original image, `height` x `width`. As in mmdetection, it is resized twice if there
+        is a crop.
         """
         size, rows, columns = (height, width), np.arange(height), np.arange(width)
         if self.crop is not None:
@@ -74,8 +75,9 @@ class Augmentation:
       flip: probability of a horizontal flip.
       crop: probability of a crop between two resizes.
       crop_short_sides: lengths of the shorter side before the crop, one of which is drawn.
-      crop_range: smallest and largest length of the sides of a crop, in pixels. Shorter sides are not cropped.
-      slots: number N of boxes; the largest are kept.
+      crop_range: smallest and largest length of the sides of a crop, in pixels. Sides shorter than the smallest length
+        are not cropped.
+      slots: number N of boxes per image; the largest boxes are kept.
       mask_side: number M of cells along each axis of the mask of an object, see `mask_slots`; 0 for no masks.
     """
 
@@ -90,7 +92,7 @@ class Augmentation:
     mask_side: int = 0
 
     def __call__(self, image: np.ndarray, instances: Instances, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Augments an image `[H, W, 3]` uint8 and its ground truth, see `apply`."""
+        """Augments an image `[H, W, 3]` uint8 and its objects with random choices from `rng`, see `apply`."""
         return self.apply(image, instances, self.draw(rng, *image.shape[:2]))
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Draws:
@@ -118,8 +120,8 @@ class Augmentation:
         Returns:
           `image` `[H, W, 3]` uint8 on a canvas padded with 0, which must be set to 0 again after the image is
           normalized; `size` `[2]` int32: height and width without padding; `boxes` `[N, 4]` float32: x1, y1, x2, y2 in
-          pixels; `labels` `[N]` int32: classes, -1 in unused slots; `excess` int32: number of boxes beyond N.
-          With a `mask_side`, also the arrays of `mask_slots`. An object whose box is in the image may have no pixels.
+          pixels; `labels` `[N]` int32: classes, -1 in unused slots; `excess` int32: number of boxes beyond N. If
+          `mask_side` is not 0, also the arrays of `mask_slots`. An object whose box is in the image may have no pixels.
 
         Raises:
           UnreadableImageError: a mask is damaged.
@@ -139,9 +141,9 @@ class Augmentation:
         return arrays
 
     def _boxes(self, size: Size, instances: Instances, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the boxes `[n, 4]` after the draws and the numbers of their objects `[n]`.
+        """Returns the boxes after augmentation, `[n, 4]`, and the index of the object of each box, `[n]`.
 
-        Crowds and objects whose boxes are outside of the crop are left out.
+        Crowds, and objects whose boxes are outside of the crop, are left out.
         """
         objects = np.flatnonzero(~instances.crowd)
         boxes = instances.boxes[objects].astype(np.float32)
@@ -157,11 +159,11 @@ class Augmentation:
 
 
 def scaled(boxes: np.ndarray, old: Size, new: Size) -> np.ndarray:
-    """Returns boxes `[n, 4]` float32 of an image after it is resized from size `old` to `new`, clipped to the image."""
+    """Returns boxes `[n, 4]` float32 after their image is resized from size `old` to `new`, clipped to the image."""
     factors = np.array([new[1] / old[1], new[0] / old[0]] * 2, np.float32)
     return clipped(boxes * factors, new)
 
 
 def clipped(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """Returns boxes `[n, 4]` limited to an image of height and width `size`."""
+    """Returns boxes `[n, 4]` clipped to an image of height and width `size`."""
     return np.clip(boxes, 0, np.array([size[1], size[0]] * 2, np.float32))

@@ -1,4 +1,4 @@
-"""Sizes of the canvases that images are padded to, so that few programs are compiled. Nothing here imports JAX."""
+"""Canvases: the few sizes that images are padded to, so that few programs are compiled. Nothing here imports JAX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Size = tuple[int, int]  # height and width in pixels
 
 @dataclass(frozen=True)
 class Canvases:
-    """Two canvases: one for images that are at least as wide as high, and its transpose for the others.
+    """Two canvases: landscape for images that are at least as wide as high, portrait for all other images.
 
     Attributes:
       short: length of the shorter side in pixels.
@@ -26,7 +26,7 @@ class Canvases:
         return (self.short, self.long) if width >= height else (self.long, self.short)
 
     def limited(self, size: Size, height: int, width: int) -> Size:
-        """Returns `size`, or the largest size of its aspect ratio that fits into the canvas of `of(height, width)`."""
+        """Returns `size`, reduced with its aspect ratio if necessary to fit into the canvas `of(height, width)`."""
         canvas = self.of(height, width)
         factor = min(canvas[0] / size[0], canvas[1] / size[1])
         if factor >= 1:
@@ -34,7 +34,7 @@ class Canvases:
         return tuple(max(1, min(limit, int(side * factor + 0.5))) for side, limit in zip(size, canvas, strict=True))
 
     def groups(self, sizes: np.ndarray) -> list[np.ndarray]:
-        """Returns the indices of the images of each canvas, ascending.
+        """Returns the indices of the images of each canvas, ascending, without empty groups.
 
         Args:
           sizes: height and width of each image, `[n, 2]`.
@@ -52,7 +52,7 @@ def padded_size(size: Size, multiple: int) -> Size:
 
 
 def largest(boxes: np.ndarray, slots: int) -> np.ndarray:
-    """Returns the numbers of the largest boxes, at most `slots`, ascending."""
+    """Returns the indices of the largest boxes, at most `slots`, in ascending order."""
     if len(boxes) <= slots:
         return np.arange(len(boxes))
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -60,7 +60,7 @@ def largest(boxes: np.ndarray, slots: int) -> np.ndarray:
 
 
 def fill_slots(boxes: np.ndarray, labels: np.ndarray, slots: int) -> dict[str, np.ndarray]:
-    """Returns boxes in a fixed number of slots, the largest ones if there are too many.
+    """Puts boxes and labels into a fixed number of slots. If there are too many boxes, the largest are kept.
 
     Args:
       boxes: `[n, 4]` float32.

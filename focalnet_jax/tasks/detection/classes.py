@@ -17,12 +17,14 @@ from focalnet_jax.tasks.detection.sources import DetectionSource
 
 @dataclass(frozen=True)
 class RelabelledSource:
-    """Images whose labels are outputs of a model. It also has all other attributes of its source.
+    """The images of a source, with objects whose labels are outputs of a model instead of classes of the source.
+
+    Attributes that are not listed here are those of `source`.
 
     Attributes:
       source: the images with objects.
       class_names: names of the outputs.
-      outputs: output of each class of the source.
+      outputs: index of the output for each class of the source.
     """
 
     source: DetectionSource
@@ -36,7 +38,7 @@ class RelabelledSource:
 
     @cached_property
     def category_ids(self) -> tuple[int, ...]:
-        """Ids of the outputs: those of the source, and unused numbers for outputs without a class in the source."""
+        """Category id of each output: the id of its class in the source, or an unused number if there is none."""
         ids = dict(zip(self.outputs, self.source.category_ids, strict=True))
         unused = iter(range(max(self.source.category_ids) + 1, 2**31))
         return tuple(ids[output] if output in ids else next(unused) for output in range(len(self.class_names)))
@@ -75,7 +77,7 @@ def match_source(
       outputs: number of outputs.
       data: name of the data in messages.
       model: name of the model in messages.
-      advice: what to do if classes are missing, for messages.
+      advice: what to do if classes do not match, for messages.
 
     Raises:
       UserError: the names do not match, see `match_names`.

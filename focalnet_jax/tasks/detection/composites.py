@@ -1,4 +1,4 @@
-"""Composites of the handwritten digits of scikit-learn with boxes and masks, for smoke runs without data."""
+"""Composites of the handwritten digits of scikit-learn, with boxes and masks, for smoke runs without data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DIGITS = (1, 6)  # smallest and largest number of digits on a canvas
 _DIGIT_SIDE = (16, 65)  # smallest side of a digit in pixels, and the first that is too large
 _INK = 96  # grey value from which a pixel is a digit
 _BACKGROUND = 80  # brightest background
-_VISIBLE = 0.6  # least share of a digit's pixels that no later digit may cover
+_VISIBLE = 0.6  # least share of a digit's pixels that later digits leave visible
 _TRIES = 8  # places that are tried for a digit
 _SEED = 20220326
 
@@ -28,8 +28,8 @@ class DigitComposites:
     """Grey canvases of three shapes with several digits, and the box and the visible pixels of each digit.
 
     The classes are the ten digits. The background is another digit, enlarged to the canvas. Digits may overlap, but at
-    least a share of `_VISIBLE` of each remains visible. An example depends only on the split and its index. The digits
-    of split `val` do not occur in split `train`.
+    least the share `_VISIBLE` of each digit remains visible. An example depends only on the split and the index. The
+    digits of split `val` do not occur in split `train`.
 
     Attributes:
       class_names: names of the classes.
@@ -61,7 +61,7 @@ class DigitComposites:
         height, width = self.sizes[index].tolist()
         canvas = self._enlarged(rng.integers(len(self._digits)), (height, width), _BACKGROUND)
         visible: list[np.ndarray] = []  # pixels of each digit
-        whole: list[int] = []  # number of its pixels before others cover it
+        whole: list[int] = []  # number of pixels of each digit before other digits cover it
         labels: list[int] = []
         for _ in range(rng.integers(_DIGITS[0], _DIGITS[1] + 1)):
             digit, side = rng.integers(len(self._digits)), int(rng.integers(*_DIGIT_SIDE))

@@ -34,7 +34,7 @@ class AveragePrecision:
     Args:
       source: images with objects, or None to compile only.
       method: detects objects, and computes losses.
-      options: normalization of images.
+      options: options of inference, of which only the normalization of images is used.
     """
 
     def __init__(self, source: DetectionSource | None, method: Method, options: Options):
@@ -42,10 +42,11 @@ class AveragePrecision:
         self.reset()
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
-        """Returns the detections of each image `[B, D, ...]` in pixels of the stored image, and the loss of each image.
+        """Returns `boxes`, `scores`, `labels` and `masks` of the detections `[B, D, ...]`, and the `loss` `[B]`.
 
-        An example whose `mask` in the batch is 0 is padding. There is no loss if the detector has masks and the
-        examples have none.
+        The boxes are in pixels of the stored images. There are no `masks` if the detector has none, and no `loss` if
+        the detector has masks and the examples have none. The result also has `overflow`, `index` and `mask` `[B]`; an
+        example whose `mask` is 0 is padding.
         """
         images = padded_with_zeros(normalize(batch["image"], self.options.normalization), batch["size"])
         batch = {**batch, "image": images}
@@ -59,7 +60,7 @@ class AveragePrecision:
         return measured
 
     def _losses(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """Returns the loss of each image as if it were a batch, `[B]`, so that no loss depends on other images."""
+        """Returns the loss of each image, `[B]`, computed as a batch of one image, so that images are independent."""
 
         def one(example: Mapping[str, jax.Array]) -> jax.Array:
             single = jax.tree.map(lambda value: value[None], example)
@@ -71,17 +72,17 @@ class AveragePrecision:
 
     def reset(self) -> None:
         """Discards all detections."""
-        # By the index of the image: boxes, scores, labels, and the texts of run-length encodings or None for each.
+        # By index of the image: boxes, scores and labels of its detections, and their run-length encodings or Nones.
         self._found: dict[int, tuple[Any, ...]] = {}
-        self._loss: float | None = 0.0  # sum over images, None if it is not known
+        self._loss: float | None = 0.0  # sum over images, None without losses
         self._overflow, self._masked = 0, False
         self._precision: np.ndarray | None = None
         self._mask_precision: np.ndarray | None = None
 
     def add(self, measured: Mapping[str, np.ndarray], batch: Batch | None = None) -> None:
-        """Adds the detections of a batch. All processes receive those of the global batch.
+        """Adds the detections of a batch. All processes receive the detections of the global batch.
 
-        Masks are kept as run-length encodings of the stored image.
+        Masks are stored as run-length encodings at the size of the stored image.
         """
         self._masked = "masks" in measured
         for row in np.flatnonzero(np.asarray(measured["mask"]) > 0):
@@ -119,9 +120,11 @@ class AveragePrecision:
         return records
 
     def result(self) -> dict[str, float | int]:
-        """Returns `bbox_ap`, `bbox_ap50`, `bbox_ap75`, AP by area, `loss` (mean over images) and `examples`.
+        """Returns the metrics of boxes and masks, `loss` (mean over images, if it is measured) and `examples`.
 
-        With masks, also `segm_ap` etc. A metric is -1 if there are no objects of its areas, as in COCO's tools.
+        The metrics of boxes are `bbox_ap`, `bbox_ap50`, `bbox_ap75`, and `bbox_ap_small`, `bbox_ap_medium` and
+        `bbox_ap_large` by area. With masks, the same metrics with the prefix `segm` follow. As in COCO's tools, a
+        metric is -1 if there are no objects in its range of areas. The loss is NaN without examples.
         """
         examples = len(self._found)
         self._precision = self._mask_precision = None
@@ -138,13 +141,18 @@ class AveragePrecision:
         return metrics | {"examples": examples}
 
     def details(self) -> dict[str, int]:
-        """Returns the number of images with more scores above the threshold than are considered, if there are any."""
+        """Returns `images_with_overflow`, the number of images with more candidates than non-maximum suppression uses.
+
+        Candidates are pairs of a box and a class whose score is above the threshold. If there are no such images, the
+        result is empty.
+        """
         return {"images_with_overflow": self._overflow} if self._overflow else {}
 
     def table(self) -> list[tuple[str, ...]]:
-        """Returns AP, AP50 and AP75 of each class in percent, after a row of titles; or [] before `result`.
+        """Returns AP, AP50 and AP75 of each class in percent, after a row of titles.
 
-        With masks, there are two columns for each, of the boxes and of the masks.
+        With masks, the columns of the boxes are followed by the columns of the masks. A cell is empty for a class
+        without objects. The table is empty before `result` is called, or without examples.
         """
         if self._precision is None:
             return []
@@ -152,14 +160,14 @@ class AveragePrecision:
         if self._mask_precision is not None:
             kinds = {"box ": self._precision, "mask ": self._mask_precision}
         rows = [("class", *(f"{kind}AP{at}" for kind in kinds for at in ("", "50", "75")))]
-        places = np.argsort(np.argsort(self.source.category_ids))  # of the classes in the order of their ids
+        places = np.argsort(np.argsort(self.source.category_ids))  # rank of each class by its id
         for number, name in zip(places, self.source.class_names, strict=True):
             values = [ap_metrics(each[:, :, number : number + 1]) for each in kinds.values()]
             rows.append((name, *(_percent(each[f"bbox_ap{at}"]) for each in values for at in ("", "50", "75"))))
         return rows
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Describes AP, AP50 and the loss in words."""
+        """Describes AP and AP50 of boxes, and of masks if they are measured, and the loss in words."""
         parts = [f"box AP {result['bbox_ap']:.1f}, AP50 {result['bbox_ap50']:.1f}"]
         if "segm_ap" in result:
             parts.append(f"mask AP {result['segm_ap']:.1f}, AP50 {result['segm_ap50']:.1f}")
@@ -168,7 +176,7 @@ class AveragePrecision:
         return ", ".join(parts)
 
     def predict(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
-        """Returns the detections of each image in pixels of the resized image, the image, and its objects."""
+        """Returns the arrays for `draw`: the detections in pixels of the resized images, the images and the objects."""
         images = padded_with_zeros(normalize(batch["image"], self.options.normalization), batch["size"])
         found = self.method.detect(model, {**batch, "image": images, "scale": jnp.ones_like(batch["scale"])})
         kept = ("image", "size", "boxes", "labels", "masks", "frames")
@@ -176,7 +184,7 @@ class AveragePrecision:
         return {"found": known} | {name: batch[name] for name in kept if name in batch}
 
     def draw(self, predicted: Any, index: int) -> np.ndarray:
-        """Returns an image `[H, W, 3]` uint8 with its detections, beside the image with its objects."""
+        """Returns a figure `[H, W, 3]` uint8: an image with its detections, next to the image with its true objects."""
         found = {name: np.asarray(value[index]) for name, value in predicted["found"].items()}
         height, width = np.asarray(predicted["size"][index])
         image = np.asarray(predicted["image"][index])[:height, :width]
@@ -191,14 +199,14 @@ class AveragePrecision:
 
 
 def padded_with_zeros(images: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Returns normalized images `[B, H, W, 3]` that are 0 outside of their heights and widths `sizes` `[B, 2]`."""
+    """Returns normalized images `[B, H, W, 3]` with the padding set to 0; `sizes` `[B, 2]` are heights and widths."""
     rows, columns = jnp.arange(images.shape[1])[None, :, None], jnp.arange(images.shape[2])[None, None]
     inside = (rows < sizes[:, 0, None, None]) & (columns < sizes[:, 1, None, None])
     return jnp.where(inside[..., None], images, 0.0)
 
 
 def precision(truth: Mapping[str, Any], records: list[dict[str, Any]], kind: str = "bbox") -> np.ndarray:
-    """Returns the precision at each IoU threshold, recall and class, and for each range of areas.
+    """Returns the precision for each IoU threshold, recall, class and range of areas.
 
     Args:
       truth: content of a COCO file.
@@ -207,7 +215,7 @@ def precision(truth: Mapping[str, Any], records: list[dict[str, Any]], kind: str
 
     Returns:
       Array `[10, 101, K, 4]`: IoU thresholds 0.5, 0.55, ..., 0.95; recalls 0, 0.01, ..., 1; classes in the order of
-      their ids; areas all, small, medium, large. -1 for a class without objects.
+      their ids; areas all, small, medium, large. The precision is -1 for a class without objects in a range of areas.
     """
     from hotcoco import COCO, COCOeval  # takes time to import, and only evaluations need it
 
@@ -221,10 +229,10 @@ def precision(truth: Mapping[str, Any], records: list[dict[str, Any]], kind: str
 
 
 def ap_metrics(precisions: np.ndarray | None, prefix: str = "bbox") -> dict[str, float]:
-    """Returns AP, AP50, AP75 and AP of each range of areas in percent, -1 if there are no objects.
+    """Returns AP, AP50, AP75 and the AP of each range of areas in percent, -1 if there are no objects.
 
     Args:
-      precisions: see `precision`, or None for no images.
+      precisions: result of `precision`, or None without images.
       prefix: prefix of the names.
     """
 

@@ -1,4 +1,4 @@
-"""Reads files of installed packages that contain example data, without importing the packages."""
+"""Reads example data from files of installed packages, without importing the packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def package_file(source: str, package: str, version: str, path: str) -> bytes:
     """Returns the content of a file of an installed package.
 
     Args:
-      source: value of data.source, for messages.
+      source: value of `data.source`, for messages.
       package: name of the package.
       version: version to install, for messages.
       path: path of the file below site-packages.

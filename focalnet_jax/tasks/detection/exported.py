@@ -36,12 +36,13 @@ def export_detections(method: Method, model: nnx.Module, images: jax.Array, size
     Args:
       method: detects objects.
       model: the detector.
-      images: normalized images `[B, H, W, 3]` float32; what is outside of their sizes counts as 0.
+      images: normalized images `[B, H, W, 3]` float32. Pixels outside of `sizes` are set to 0.
       sizes: heights and widths of the images without padding, `[B, 2]` int32.
 
     Returns:
-      `boxes` `[B, D, 4]` float32; `scores` `[B, D]` float32; `labels` `[B, D]` int32, -1 in unused places; and for a
-      detector with masks `masks` `[B, D, h, w]` float32, the probabilities of the pixels in the cells of the boxes.
+      `boxes` `[B, D, 4]` float32; `scores` `[B, D]` float32; `labels` `[B, D]` int32, -1 in unused places; and, for a
+      detector with masks, `masks` `[B, D, h, w]` float32: the probability that each cell of an h x w grid over the box
+      belongs to the object.
     """
     scale = jnp.ones((images.shape[0], 4), jnp.float32)
     found = method.detect(model, {"image": padded_with_zeros(images, sizes), "size": sizes, "scale": scale})
@@ -54,9 +55,11 @@ def detections_difference(
 ) -> float:
     """Returns the largest difference between two results for one image, infinite if a detection is missing in one.
 
-    Scores and probabilities differ absolutely; coordinates relative to the largest one. Of each detection, the most
-    similar one of its class in the other result is compared. Detections whose scores are as small as the last one that
-    has a place, or as the threshold, may be missing, because rounding decides about them.
+    Differences of scores and of mask probabilities are absolute; differences of coordinates are relative to the largest
+    coordinate. Each detection is compared with the most similar detection of the same class in the other result.
+
+    A detection may be missing if its score is at most `tolerance` above the threshold `least`, or above the lowest
+    score of its result, if all places of this result are used: rounding decides whether such a detection is kept.
 
     Args:
       given: result of an export, see `export_detections`, without the axis of images.

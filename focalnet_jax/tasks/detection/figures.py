@@ -1,4 +1,4 @@
-"""Draws boxes and masks with names and scores, and predictions beside the ground truth."""
+"""Draws boxes and masks with names and scores, and predictions next to the ground truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from focalnet_jax.data.cutouts import Cutout, cutout_of_crop
 from focalnet_jax.data.drawing import at_least, font_for, in_a_row, shortened
 from focalnet_jax.data.geometry import resize
 
-_LEAST, _MOST = 240, 640  # limits of the sides of an image in a figure, in pixels
+_LEAST, _MOST = 240, 640  # smallest and largest side of an image in a figure, in pixels
 _LINE = 1 / 240  # width of the lines as a fraction of the longer side
 _OPACITY = 0.4  # of the colour inside a mask
 _TAG = 1.25  # height of the coloured area behind a text, relative to the size of the font
@@ -54,14 +54,14 @@ def objects_of(batch: Mapping[str, Any], index: int) -> Drawn:
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colours: np.ndarray, *, factor: float = 1.0
 ) -> np.ndarray:
-    """Returns an image `[H, W, 3]` uint8 with boxes, the last ones below the first ones.
+    """Returns an image `[H, W, 3]` uint8 with boxes. Where boxes overlap, the first one is on top.
 
     Args:
       image: the image.
       boxes: `[n, 4]` in pixels.
-      texts: a text for each box, written at its upper left; "" for no text.
+      texts: a text for each box, written at its upper left corner; "" for no text.
       colours: colour of each box, `[n, 3]` uint8.
-      factor: what the boxes are multiplied by, if the image was resized.
+      factor: factor of the coordinates of the boxes, if the image was resized.
     """
     drawn = Image.fromarray(image)
     draw, font = ImageDraw.Draw(drawn), font_for(image.shape[1])
@@ -88,13 +88,13 @@ def _ink(colour: Sequence[int]) -> str:
 
 
 def draw_masks(image: np.ndarray, masks: Sequence[Cutout], colours: np.ndarray, *, factor: float = 1.0) -> np.ndarray:
-    """Returns an image `[H, W, 3]` uint8 with masks, translucent with opaque outlines, the last below the first ones.
+    """Returns an image `[H, W, 3]` uint8 with translucent masks and opaque outlines, the first object on top.
 
     Args:
       image: the image.
       masks: pixels of each object.
       colours: colour of each object, `[n, 3]` uint8.
-      factor: what the coordinates of the masks are multiplied by, if the image was resized.
+      factor: factor of the coordinates of the masks, if the image was resized.
     """
     drawn, width = image.copy(), _line_width(image)
     # The pixel of the mask that is nearest to each pixel of the image.
@@ -110,7 +110,7 @@ def draw_masks(image: np.ndarray, masks: Sequence[Cutout], colours: np.ndarray, 
 
 
 def _eroded(pixels: np.ndarray, times: int) -> np.ndarray:
-    """Returns the pixels `[h, w]` bool without those at the edge of the object, or next to them, and so on."""
+    """Erodes a mask `[h, w]` bool: removes the pixels that have a neighbour outside of the object, `times` times."""
     for _ in range(times):
         padded = np.pad(pixels, 1)
         pixels = pixels & padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
@@ -129,7 +129,7 @@ def draw_objects(
       objects: the objects.
       names: names of the K classes.
       colours: colours of the classes, `[K, 3]` uint8.
-      factor: what the coordinates are multiplied by, if the image was resized.
+      factor: factor of the coordinates of the objects, if the image was resized.
     """
     texts, chosen = [names[label] for label in objects.labels], colours[objects.labels]
     if objects.scores is not None:
@@ -144,12 +144,12 @@ def draw_objects(
 def comparison_figure(
     image: np.ndarray, found: Drawn, true: Drawn, names: Sequence[str], colours: np.ndarray
 ) -> np.ndarray:
-    """Returns an image with its detections beside the image with its objects.
+    """Returns a figure `[H, W, 3]` uint8: an image with its detections, next to the image with its true objects.
 
     Args:
       image: the image, `[H, W, 3]` uint8.
       found: the detections.
-      true: the objects.
+      true: the true objects.
       names: names of the K classes.
       colours: colours of the classes, `[K, 3]` uint8.
     """
@@ -159,7 +159,7 @@ def comparison_figure(
 
 
 def _in_limits(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns an image with sides from `_LEAST` to `_MOST` pixels if possible, and what its sides are multiplied by."""
+    """Resizes an image so that its sides are `_LEAST` to `_MOST` pixels if possible; returns it and the factor."""
     height, width = image.shape[:2]
     factor = min(1.0, _MOST / max(height, width))
     if factor < 1:
@@ -169,9 +169,9 @@ def _in_limits(image: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def training_figure(image: np.ndarray, objects: Drawn, names: Sequence[str], colours: np.ndarray) -> np.ndarray:
-    """Returns a training image `[H, W, 3]` uint8 with its objects, enlarged if it is small.
+    """Returns a training image `[H, W, 3]` uint8 with its objects. A small image is enlarged.
 
-    The arguments are those of `comparison_figure`.
+    The arguments are those of `draw_objects`.
     """
     enlarged = at_least(_LEAST, image)
     return draw_objects(enlarged, objects, names, colours, enlarged.shape[1] / image.shape[1])

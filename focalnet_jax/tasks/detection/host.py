@@ -25,7 +25,7 @@ class DetectionHost:
     Attributes:
       train: augmentation of training examples.
       options: sizes of the images of evaluations.
-      slots: number N of boxes per image of an evaluation, for the loss; the largest are kept.
+      slots: number N of boxes per image in an evaluation, for the loss; the largest boxes are kept.
       mask_side: see `Augmentation`.
     """
 
@@ -38,13 +38,15 @@ class DetectionHost:
         """Returns the arrays of `Augmentation.apply` for an image and its objects.
 
         Raises:
-          UnreadableImageError: the image cannot be decoded.
+          UnreadableImageError: the image cannot be decoded, or a mask is damaged.
         """
         picture, instances = example
         return self.train(decode(picture), instances, rng)
 
     def eval_example(self, example: tuple[Picture, Instances]) -> dict[str, np.ndarray]:
-        """Returns the arrays of `resized_image`, the boxes, labels and masks of the objects, and the image's `index`.
+        """Returns the arrays of `resized_image`, of `fill_slots` and of `mask_slots`, and the `index` of the image.
+
+        Crowds are left out. There are no arrays of `mask_slots` if the detector or the objects have no masks.
 
         Raises:
           UnreadableImageError: the image cannot be decoded, or a mask is damaged.
@@ -63,7 +65,7 @@ class DetectionHost:
         return arrays | filled | {"index": np.array(instances.index, np.int32)}
 
     def groups(self, source: DetectionSource) -> list[np.ndarray]:
-        """Returns the indices of the examples of each canvas, the largest canvas first."""
+        """Returns the indices of the examples of each canvas, see `Options.groups`."""
         return self.options.groups(source.sizes)
 
 
@@ -76,7 +78,7 @@ def resized_image(image: np.ndarray, options: Options) -> dict[str, np.ndarray]:
 
     Returns:
       `image` `[h, w, 3]` uint8 on a canvas padded with 0; `size` `[2]` int32: height and width without padding; and
-      `scale` `[4]` float32: by what the coordinates x, y, x, y were multiplied.
+      `scale` `[4]` float32: the factors by which resizing multiplied the coordinates x1, y1, x2 and y2.
     """
     height, width = image.shape[:2]
     size = options.size(height, width)
@@ -86,7 +88,7 @@ def resized_image(image: np.ndarray, options: Options) -> dict[str, np.ndarray]:
 
 
 def make_host(config: FrozenConfigDict) -> DetectionHost:
-    """Returns the transforms of a config."""
+    """Returns the host with the augmentation and the options of a config."""
     augment = config.augment
     mask_side = mask_side_of(config)
     train = Augmentation(

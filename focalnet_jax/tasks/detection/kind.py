@@ -17,7 +17,7 @@ from focalnet_jax.tasks.detection.predictor import load_predictor as load_predic
 from focalnet_jax.tasks.detection.sources import DetectionSource, open_detection_source
 from focalnet_jax.tasks.detection.task import Detection
 
-_CANVAS = (800, 1344)  # height and width in pixels that hold the images of the original
+_CANVAS = (800, 1344)  # height and width in pixels that the images of the original recipes fit into
 
 
 def open_examples(config: FrozenConfigDict) -> DetectionSource:
@@ -34,7 +34,7 @@ def choose(config: FrozenConfigDict, start: Start | None, source: DetectionSourc
 
 
 def evaluated_config(config: FrozenConfigDict, stored: Mapping[str, Any], named: Collection[str]) -> FrozenConfigDict:
-    """Returns the config: no key selects images that a run was trained on."""
+    """Returns the config unchanged, because no key makes an evaluation include training images."""
     return config
 
 
@@ -48,7 +48,7 @@ def read_start(
 ) -> Start:
     """Returns the architecture, canvas and class names stored with weights of detection or classification.
 
-    Weights of classification have no classes here, and the size of their images is not used.
+    For weights of classification, the result has no class names, and the canvas of the original.
     """
     if is_detector(path, which):
         return read_detector_start(path, which, _CANVAS, name, options, assumed)

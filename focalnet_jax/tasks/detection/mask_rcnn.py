@@ -36,10 +36,10 @@ class Stage:
     """Training of one stage of the RoI head.
 
     Attributes:
-      thresholds: overlaps of RoIs that are matched to objects.
-      stds: divisors of the deltas.
+      thresholds: IoU thresholds for matching RoIs to objects.
+      stds: standard deviations of the deltas, see `encode`.
       weight: weight of the stage's losses.
-      giou: weight of the GIoU loss of the decoded boxes; 0 for the absolute differences of the deltas.
+      giou: weight of the GIoU loss of the decoded boxes; 0 for the L1 loss of the deltas instead.
     """
 
     thresholds: Thresholds
@@ -53,7 +53,7 @@ CASCADE = tuple(
     Stage(Thresholds(overlap, overlap, None), (place, place, side, side), weight, giou=10.0)
     for overlap, place, side, weight in ((0.5, 0.1, 0.2, 1.0), (0.6, 0.05, 0.1, 0.5), (0.7, 0.033, 0.067, 0.25))
 )
-"""The stages of the original's configurations."""
+"""Stages of the original's configurations of Mask R-CNN and Cascade Mask R-CNN."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Sampling:
     """Numbers of boxes in training.
 
     Attributes:
-      candidates: boxes per level before the non-maximum suppression of proposals.
-      proposals: proposals per image after it.
-      rois: RoIs per image.
-      positives: largest number of RoIs per image with an object.
+      candidates: largest number of boxes per level before the non-maximum suppression of proposals.
+      proposals: largest number of proposals per image after the non-maximum suppression.
+      rois: number of sampled RoIs per image.
+      positives: largest number of sampled RoIs per image that are matched to an object.
     """
 
     candidates: int = 2000
@@ -75,11 +75,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Pass:
-    """The pass of a batch through the box head of a stage.
+    """Inputs and outputs of the box head of one stage for a batch.
 
     Attributes:
-      proposals: proposals that RoIs are drawn from, beside the objects.
-      regions: the RoIs.
+      proposals: proposals; the RoIs are sampled from the proposals and the ground-truth boxes.
+      regions: the sampled RoIs.
       logits: logits of the RoIs, `[B, R, K + 1]`.
       deltas: deltas of the RoIs, `[B, R, K, 4]`.
     """
@@ -115,14 +115,14 @@ class MaskRCNNMethod:
         return Anchors(images.shape[1:3], self.levels, _FIRST_STRIDE, RATIOS)
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns samples of the anchors of a global batch, and the weights of the losses of anchors."""
+        """Returns the sampled anchors of a global batch and the weights of their losses, see `RPN.targets`."""
         return self.rpn.targets(batch, self.anchors(batch["image"]), key)
 
     def loss(self, model: MaskRCNN, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss of prepared images, and its parts: of the proposals, and of each stage.
+        """Returns the mean loss of prepared images, and its parts: the losses of the RPN, and of each stage.
 
-        The losses of RoIs are divided by the result of `counts` for the global batch, `counts` in the batch, or by the
-        numbers of the given images if the batch has no such entry.
+        The losses of each stage are divided by numbers of RoIs: by the batch's entry `counts`, which is the result of
+        the method `counts` for the global batch. Without this entry, the numbers of the given images are used.
         """
         maps = model.maps(batch["image"], keys)
         outputs = model.rpn(maps)
@@ -132,13 +132,13 @@ class MaskRCNNMethod:
         return self.stage_losses(model, maps, batch, passes, counts, parts)
 
     def counts(self, model: MaskRCNN, batch: Mapping[str, Any], keys: jax.Array) -> jax.Array:
-        """Returns the mean numbers of RoIs and of RoIs with an object per image in each stage, `[stages, 2]`."""
+        """Returns the mean number of RoIs per image, and of RoIs with an object, for each stage, `[stages, 2]`."""
         maps = model.maps(batch["image"], keys)
         proposals = self._training_proposals(model.rpn(maps), batch)
         return _counts(self.passes(model, maps, batch, proposals, keys))
 
     def rpn_losses(self, outputs: tuple[Any, Any], batch: Mapping[str, Any]) -> Metrics:
-        """Returns the losses of the region proposal network, whose outputs are logits and deltas of all levels."""
+        """Returns the losses of the region proposal network for `outputs`, the logits and deltas of each level."""
         logits, deltas = outputs
         anchors = self.anchors(batch["image"])
         classes, boxes = self.rpn.losses(_flat(logits), _flat_deltas(deltas), batch, anchors)
@@ -152,14 +152,14 @@ class MaskRCNNMethod:
         proposals: Proposals,
         keys: jax.Array | None,
     ) -> list[Pass]:
-        """Returns the samples and outputs of all stages in training, or in a validation without keys.
+        """Samples the RoIs of each stage, and returns the RoIs with the outputs of the box head, one `Pass` per stage.
 
         Args:
           model: the detector.
-          maps: maps of the neck.
+          maps: feature maps of the neck.
           batch: `size`, `boxes` and `labels`.
           proposals: proposals of the images.
-          keys: PRNG keys `[B]` of the images, see `loss`.
+          keys: PRNG keys `[B]` of the images. If None, the box head is in evaluation mode and the samples are fixed.
         """
         train, found = keys is not None, []
         draws = sampling_keys(keys, len(batch["size"]))
@@ -178,7 +178,7 @@ class MaskRCNNMethod:
         return jax.vmap(lambda *given: draw(*given, *numbers))(matched, keys)
 
     def _refined(self, stage: Stage, done: Pass, samples: Samples, batch: Mapping[str, Any]) -> Proposals:
-        """Returns the proposals of the next stage: the boxes of this one, without those that were objects."""
+        """Returns the proposals of the next stage: the refined RoIs, except ground-truth boxes and non-finite boxes."""
         logits, deltas = jax.lax.stop_gradient((done.logits, done.deltas))
         regions = done.regions
         labels = jnp.where(regions.positive, regions.labels, jnp.argmax(logits[..., :-1], axis=-1))
@@ -199,16 +199,16 @@ class MaskRCNNMethod:
 
         Args:
           model: the detector.
-          maps: maps of the neck.
+          maps: feature maps of the neck.
           batch: `size`, `masks` and `frames`.
-          passes: samples and outputs of all stages.
-          counts: numbers of RoIs and of RoIs with an object per image in each stage, `[stages, 2]`.
-          parts: losses of the proposals.
+          passes: RoIs and outputs of all stages.
+          counts: mean numbers per image of RoIs and of RoIs with an object in each stage, `[stages, 2]`.
+          parts: losses of the RPN.
         """
         for number, (stage, done) in enumerate(zip(self.stages, passes, strict=True)):
             masked = done.regions.first(self.sampling.positives)
             masks = model.mask_head(model.regions(maps, masked.boxes, MASK_SIDE), number)
-            # An empty batch counts as one RoI.
+            # A batch without RoIs counts as one RoI, so that no loss is divided by 0.
             count, positives = jnp.maximum(counts[number] * len(masks), 1)
             losses = {
                 "class_loss": class_loss(done.logits, done.regions, count),
@@ -232,7 +232,7 @@ class MaskRCNNMethod:
         return self.rpn.proposals(*outputs, batch["size"], anchors, sampling.candidates, sampling.proposals)
 
     def detect(self, model: MaskRCNN, batch: Mapping[str, jax.Array]) -> Detections:
-        """Returns the detections of a batch of normalized images with masks, in pixels of the stored images."""
+        """Returns the detections, with masks, in a batch of normalized images; boxes in pixels of the stored images."""
         maps, sizes = model.maps(batch["image"]), batch["size"]
         logits, deltas = model.rpn(maps)
         number = self.options.candidates
@@ -251,7 +251,7 @@ class MaskRCNNMethod:
         return detections._replace(masks=self._masks(model, maps, detections, batch["scale"]))
 
     def _best(self, boxes: jax.Array, probabilities: jax.Array, used: jax.Array, scale: jax.Array) -> Detections:
-        """Returns the detections in an image of boxes `[P, K, 4]` in pixels of the resized image."""
+        """Returns the detections in an image. `boxes` `[P, K, 4]` of P proposals are in pixels of the resized image."""
         options = self.options
         return multiclass_nms(
             boxes / scale,
@@ -263,7 +263,7 @@ class MaskRCNNMethod:
         )
 
     def _masks(self, model: MaskRCNN, maps: Sequence[jax.Array], detections: Detections, scale: jax.Array) -> jax.Array:
-        """Returns the probabilities of the detections' pixels in the cells of their boxes, `[B, D, h, w]`."""
+        """Returns the masks of the detections, `[B, D, h, w]`, see `Detections.masks`."""
         x = model.regions(maps, detections.boxes * scale[:, None], MASK_SIDE)
         labels, total = jnp.maximum(detections.labels, 0)[:, :, None, None, None], 0.0
         for number in range(len(self.stages)):
@@ -273,14 +273,14 @@ class MaskRCNNMethod:
 
 
 def sampling_keys(keys: jax.Array | None, count: int) -> jax.Array:
-    """Returns the keys `[B]` of the samples of B images, always the same ones if `keys` is None."""
+    """Returns PRNG keys `[B]` for sampling the RoIs of B images: derived from `keys`, or fixed if `keys` is None."""
     if keys is None:
         return jax.random.split(jax.random.key(0), count)
     return jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
 
 
 def _counts(passes: Sequence[Pass]) -> jax.Array:
-    """Returns the numbers of RoIs and of RoIs with an object per image in each stage, `[stages, 2]`."""
+    """Returns the mean number of RoIs per image, and of RoIs with an object, for each stage, `[stages, 2]`."""
     numbers = [
         jnp.stack(
             [jnp.mean(kind.sum(axis=1).astype(jnp.float32)) for kind in (done.regions.used, done.regions.positive)]
@@ -291,10 +291,10 @@ def _counts(passes: Sequence[Pass]) -> jax.Array:
 
 
 def _flat(levels: Sequence[jax.Array]) -> jax.Array:
-    """Returns the logits of all anchors, `[B, A]`, of maps `[B, h, w, a]`."""
+    """Concatenates maps `[B, h, w, a]` of all levels to the logits of all anchors, `[B, A]`."""
     return jnp.concatenate([level.reshape(len(level), -1) for level in levels], axis=1)
 
 
 def _flat_deltas(levels: Sequence[jax.Array]) -> jax.Array:
-    """Returns the deltas of all anchors, `[B, A, 4]`, of maps `[B, h, w, a, 4]`."""
+    """Concatenates maps `[B, h, w, a, 4]` of all levels to the deltas of all anchors, `[B, A, 4]`."""
     return jnp.concatenate([level.reshape(len(level), -1, 4) for level in levels], axis=1)

@@ -1,4 +1,4 @@
-"""Masks of objects in a fixed number of slots of a fixed size. Nothing here imports JAX."""
+"""Puts the masks of objects into a fixed number of slots of a fixed size. Nothing here imports JAX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def mask_slots(
 ) -> dict[str, np.ndarray]:
     """Returns the masks of the objects of an image after it is resized, cropped or mirrored.
 
-    The pixels equal those of the whole bitmaps, which are never made.
+    The pixels equal those of whole bitmaps that are resized, cropped or mirrored, but no whole bitmaps are allocated.
 
     Args:
       segments: polygons or run-length encodings of at most N objects in the stored image.

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 from focalnet_jax.ops.boxes import areas, pairwise_iou
 
 BACKGROUND, IGNORED = -1, -2
-"""Matches of a box without an object, and of a box that is not used."""
+"""Results of `match` for a box without an object, and for a box that is not used."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Overlaps (intersection over union) that decide about a match.
+    """Thresholds of the overlap (intersection over union) of a box and an object, see `match`.
 
     Attributes:
-      positive: smallest overlap with an object of a box that is matched to it.
-      negative: boxes whose largest overlap is below it are background.
-      best: smallest overlap at which an object is also matched to the boxes with its largest overlap; None: never.
+      positive: smallest overlap at which a box is matched to the object that it overlaps most.
+      negative: a box is background if its largest overlap with an object is below this number.
+      best: smallest overlap at which an object is also matched to the boxes that overlap it most, or None for no such
+        matches.
     """
 
     positive: float
@@ -31,21 +32,23 @@ class Thresholds:
 def match(
     boxes: jax.Array, used: jax.Array, objects: jax.Array, labels: jax.Array, thresholds: Thresholds
 ) -> jax.Array:
-    """Returns the object of each box, `[P]` int32: its slot, `BACKGROUND` or `IGNORED`.
+    """Returns the match of each box, `[P]` int32: the slot of an object, `BACKGROUND` or `IGNORED`.
 
-    A box belongs to the object with the largest overlap, the first one of several. But the boxes with the largest
-    overlap with an object belong to this object, the last one of several, if the overlap reaches `thresholds.best`.
+    A box is matched to the object that it overlaps most (the first of equal ones), if the overlap is at least
+    `thresholds.positive`. The box is background if the overlap is below `thresholds.negative`, and ignored between the
+    two thresholds. If `thresholds.best` is set, each object is also matched to the boxes that overlap it most, if the
+    overlap is at least this number. This match replaces the result above; if a box has several, the last object counts.
 
     Args:
       boxes: boxes `[P, 4]`.
       used: which boxes are used, `[P]` bool.
       objects: boxes of the objects, `[N, 4]`.
-      labels: their classes `[N]`, -1 in unused slots.
-      thresholds: overlaps that decide.
+      labels: classes of the objects, `[N]`, -1 in unused slots.
+      thresholds: thresholds of the overlaps.
     """
     exists = existing(objects, labels)
     overlaps = jnp.where(used[:, None] & exists, pairwise_iou(boxes, objects), -1.0)
-    # Compared with their own maxima below, so they must not be computed twice with different rounding.
+    # The overlaps are compared with their maxima below. XLA must not compute them twice with different rounding.
     overlaps = jax.lax.optimization_barrier(overlaps)
     largest, nearest = overlaps.max(axis=1), jnp.argmax(overlaps, axis=1).astype(jnp.int32)
     matched = jnp.where(largest < thresholds.negative, BACKGROUND, IGNORED)
@@ -61,24 +64,25 @@ def match(
 def existing(objects: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns whether each slot has an object, `[..., N]` bool.
 
-    A box without area, such as one that a resize made too small, has no object: its deltas would not be finite.
+    An object whose box has no area, for example after a resize, does not count: its deltas would not be finite.
 
     Args:
-      objects: boxes `[..., N, 4]`.
-      labels: their classes `[..., N]`, -1 in unused slots.
+      objects: boxes of the objects, `[..., N, 4]`.
+      labels: classes of the objects, `[..., N]`, -1 in unused slots.
     """
     return (labels >= 0) & (areas(objects) > 0)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A fixed number S of boxes of an image, or of each image of a batch: matched ones first, then background.
+    """A fixed number S of sampled boxes of an image, or of each image of a batch.
 
-    Both groups have ascending indices, as in mmdetection.
+    Boxes that are matched to an object come first, then background. Both groups have ascending indices, as in
+    mmdetection.
 
     Attributes:
       boxes: index of each box, `[..., S]` int32.
-      objects: slot of its object, `[..., S]` int32, or `BACKGROUND`.
+      objects: slot of the object of each box, `[..., S]` int32; `BACKGROUND` for background.
       used: whether the sample exists, `[..., S]` bool. If there are too few boxes, the last samples do not exist.
     """
 
@@ -96,7 +100,9 @@ jax.tree_util.register_dataclass(Samples)
 
 
 def draw(matched: jax.Array, key: jax.Array, number: int, positives: int) -> Samples:
-    """Draws samples uniformly from the matched boxes and from the background, without replacement.
+    """Returns samples that are drawn uniformly from the matched boxes and from the background, without replacement.
+
+    Background fills the places that matched boxes leave.
 
     Args:
       matched: result of `match`, `[P]`.

@@ -1,4 +1,4 @@
-"""What distinguishes one detector from another: its targets, its losses and how it detects."""
+"""Protocol of the parts in which detectors differ: targets, losses and detection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Method(Protocol):
     """Training and inference of a detector on normalized images, whose padding is 0."""
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns the targets of a global batch and the weights of each image's losses, with leaves `[B, ...]`.
+        """Returns the targets of a global batch and the loss weights of its images, with leaves `[B, ...]`.
 
         Args:
           batch: `image` `[B, H, W, 3]`, `size`, `boxes` and `labels`, see `Augmentation.apply`.
@@ -30,12 +30,15 @@ class Method(Protocol):
           model: the detector.
           batch: `image`, `size`, `boxes`, `labels`, for detectors with masks also `masks` and `frames`, and the result
             of `prepare`.
-          keys: PRNG keys `[B]` for stochastic depth and for random samples of RoIs. If they are None, there is no
-            stochastic depth, and the samples are always the same.
+          keys: PRNG keys `[B]` for stochastic depth and for random samples of RoIs. If None, there is no stochastic
+            depth, and the samples are always the same.
         """
 
     def counts(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array) -> jax.Array | None:
-        """Returns means over images that the losses are divided by, or None, see `Task.counts`."""
+        """Returns the divisors of the losses that depend on the model, as means over images, or None.
+
+        See `Task.counts`.
+        """
 
     def detect(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch, with leaves `[B, ...]`, in pixels of the stored images.

@@ -1,4 +1,4 @@
-"""Chooses how the detector of a config is trained and detects."""
+"""Chooses the `Method` of the detector in a config."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from focalnet_jax.tasks.detection.sparse_rcnn import SparseRCNNMethod
 
 
 def method_of(config: FrozenConfigDict) -> Method:
-    """Returns how the detector of a config is trained and detects."""
+    """Returns the `Method` that trains and runs the detector of a config."""
     classes, options = config.model.num_classes, options_of(config)
     levels = len(model_config(config).depths) + 1
     if config.head.name == "atss":
-        return ATSSMethod(classes, levels, options)  # levels of all stages but the first, and two more
+        return ATSSMethod(classes, levels, options)  # one level per stage except the first, and two more
     if config.head.name == "sparse_rcnn":
         return SparseRCNNMethod(classes, head_from_dict(config.head.to_dict()).proposals, options)
     if config.head.name == "mask_rcnn":
@@ -29,7 +29,7 @@ def method_of(config: FrozenConfigDict) -> Method:
 
 
 def _sampling(config: FrozenConfigDict, proposals: int) -> Sampling:
-    """Returns the numbers of boxes in training, with `proposals` by default."""
+    """Returns the numbers of boxes in training. `proposals` is used if `rois.proposals` is not set."""
     rois = config.rois
     return Sampling(
         rois.candidates,

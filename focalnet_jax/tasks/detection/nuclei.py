@@ -1,4 +1,4 @@
-"""Nuclei of cells in a microscope picture of the package stardist, with masks: a tiny real data set."""
+"""A tiny real data set with masks: nuclei of cells in a microscope picture of the package stardist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIDE = 128  # pixels of a tile
 SPLITS = ("train", "val")
 _VAL_SHARE = 0.75  # val is the part of the picture to the right of this share of its width
 _FOLDER = "stardist/data/images"
-_WHITE = 99.8  # percentile of the brightness that is shown white, because single pixels are far brighter
+_WHITE = 99.8  # percentile of the brightness that becomes white, because single pixels are far brighter
 _LOCK = threading.Lock()
 
 
@@ -31,8 +31,8 @@ class Nuclei:
     """Tiles of a fluorescence picture of 512x512 pixels with 125 nuclei, each with a mask.
 
     The left three quarters of the picture are the split `train`, the right quarter is the split `val`. The tiles do not
-    overlap. Parts of less than 40% of a nucleus at the edge of a tile are marked as crowd: they are no targets, and no
-    errors in an evaluation.
+    overlap. If less than 40% of a nucleus is inside a tile, this part is marked as crowd: it is not a target, and a
+    detection of it does not count as an error in an evaluation.
 
     Args:
       split: train or val.
@@ -97,7 +97,7 @@ class Nuclei:
 
 
 def picture() -> tuple[np.ndarray, np.ndarray]:
-    """Returns the picture `[H, W, 3]` uint8, grey, and the number of the nucleus in each pixel `[H, W]`, 0 for none.
+    """Returns the grey picture `[H, W, 3]` uint8, and the number of the nucleus in each pixel, `[H, W]` int32, or 0.
 
     Raises:
       UserError: stardist is not installed or is damaged.

@@ -1,4 +1,4 @@
-"""Options of inference. Nothing here imports JAX."""
+"""Options of inference with a detector. Nothing here imports JAX."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 from focalnet_jax.tasks.detection.canvases import Canvases, Size, padded_size
 
 _USUAL = Canvases()
-# The original's thresholds of some detectors.
+# The original's thresholds by head; the heads that are not listed have the score threshold 0.05 and the IoU 0.5.
 _SCORE, _IOU = {"sparse_rcnn": 0.0}, {"atss": 0.6}
-PAD = 32  # mmdetection pads images to multiples of it
+PAD = 32  # mmdetection pads images to multiples of this number
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of inference on images of any size. Except for `exact`, the defaults are the original's.
+    """Options of inference on images of any size.
+
+    The defaults of `box`, `candidates`, `score`, `iou` and `detections` are those of the original's ATSS.
 
     Attributes:
-      box: long and short side that an image is resized to fit into.
+      box: long and short side of the box that an image is resized to fit into.
       canvases: sizes of the padded images.
       exact: whether images are padded to multiples of `PAD` instead of to the canvases.
       candidates: largest number of boxes per level before non-maximum suppression.
-      score: smallest score of a detection.
-      iou: a box is removed if its overlap with a better box of its class is larger.
+      score: threshold of the score; a detection has a larger score.
+      iou: a box is removed if its IoU with a better box of the same class is larger than this number.
       detections: largest number of detections per image.
       nms_candidates: largest number of pairs of a box and a class that non-maximum suppression considers.
       normalization: normalization of the images.
@@ -49,7 +51,7 @@ class Options:
         return size if self.exact else self.canvases.limited(size, height, width)
 
     def canvas(self, height: int, width: int) -> Size:
-        """Returns the height and width of the padded image for an image of `height` x `width` pixels."""
+        """Returns the height and width of the canvas for an image of `height` x `width` pixels, after padding."""
         return padded_size(self.size(height, width), PAD) if self.exact else self.canvases.of(height, width)
 
     def groups(self, sizes: np.ndarray) -> list[np.ndarray]:

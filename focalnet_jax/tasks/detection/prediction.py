@@ -29,7 +29,7 @@ class DetectionPrediction:
       labels: full names of the K classes.
       names: short and distinct names of the classes.
       colours: colours of the classes, `[K, 3]` uint8.
-      shown: smallest score of boxes that are drawn and counted in `line`.
+      shown: smallest score of objects that are drawn and counted in `line`.
       most: largest number of classes in `line` and `scores`.
     """
 
@@ -45,17 +45,20 @@ class DetectionPrediction:
     most: int
 
     def line(self) -> str:
-        """Returns the number of objects of each class, the most frequent first, or "nothing"."""
+        """Returns the number of objects of the most frequent classes and the number of others, or "nothing".
+
+        Only objects with a score of at least `shown` are counted.
+        """
         counts = Counter(self.classes[self.confidences >= self.shown].tolist()).most_common()
         parts = [f"{count} {self.names[each]}" for each, count in counts[: self.most]]
         others = sum(count for _, count in counts[self.most :])
         return ", ".join([*parts, f"{others} more"] if others else parts) or "nothing"
 
     def json(self) -> dict[str, Any]:
-        """Returns `objects`, a list of objects with `label`, `class`, `score` and `box`, the highest score first.
+        """Returns `objects`, a list of JSON objects with `label`, `class`, `score` and `box`, the highest score first.
 
-        `box` is x1, y1, x2, y2 in pixels of the image. All detections are listed, also those that are not drawn.
-        With masks, `segmentation` is COCO's compressed run-length encoding, an object with `size` and `counts`.
+        `box` is x1, y1, x2, y2 in pixels of the image. All detections are listed, also those that are not drawn. With
+        masks, each also has `segmentation`, COCO's compressed run-length encoding with `size` and `counts`.
         """
         found = zip(self.boxes.tolist(), self.classes.tolist(), self.confidences.tolist(), strict=True)
         objects: list[dict[str, Any]] = [
@@ -66,7 +69,7 @@ class DetectionPrediction:
         return {"objects": objects}
 
     def scores(self) -> dict[str, float]:
-        """Returns the highest score of each class, the highest first, by its short name."""
+        """Returns the highest score of each detected class by short name: at most `most` classes, the highest first."""
         best: dict[str, float] = {}
         for each, score in zip(self.classes.tolist(), self.confidences.tolist(), strict=True):
             best.setdefault(self.names[each], score)
@@ -82,5 +85,5 @@ class DetectionPrediction:
         return draw_objects(enlarged, found, self.names, self.colours, factor)
 
     def files(self) -> dict[str, bytes]:
-        """Returns an empty dict: a detection has no further images."""
+        """Returns an empty dict: detections are only drawn."""
         return {}

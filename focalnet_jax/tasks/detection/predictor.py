@@ -56,10 +56,10 @@ class Detector:
     Attributes:
       model: the model.
       labels: names of the K classes.
-      preprocessing: normalization, and the size that `visualize` draws images in.
+      preprocessing: normalization, and the size at which `visualize` draws images.
       options: sizes that images are resized to, and thresholds.
       method: detects objects.
-      assumed: parts of the preprocessing that are not stored with the weights, in words.
+      assumed: parts of the preprocessing that are not stored with the weights, in words; "" if all are stored.
       head: options of the detector's head, for `portable`.
       canvas: height and width of the padded images of an export.
     """
@@ -97,28 +97,29 @@ class Detector:
         """
         if (precision := np.dtype(self.backbone.dtype).name) != "float32":
             raise UserError(
-                f"detectors are exported in float32, not {precision}: rounding would decide which boxes are removed"
+                f"detectors are exported in float32, not {precision}, because rounding would decide which boxes are "
+                "removed: set the precision to float32"
             )
         config = dataclasses.replace(self.backbone.config, num_classes=len(self.labels), **PORTABLE)
         return abstract_detector(config, self.head)
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """Detections."""
+        """Names of the results of an exported detector: only "detections"."""
         return EXPORTS
 
     def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-        """Returns random normalized `images` on the canvas, and their `sizes` without padding."""
+        """Returns random normalized `images` on the canvas, and their `sizes` without padding, see `random_inputs`."""
         return random_inputs(rng, count, self.canvas)
 
     def outputs(self, model: nnx.Module, inputs: Mapping[str, jax.Array], result: str) -> dict[str, jax.Array]:
-        """Returns the detections of `export_detections`."""
+        """Returns the detections as arrays, see `export_detections`."""
         return export_detections(self.method, model, **inputs)
 
     def difference(
         self, given: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], result: str, tolerance: float
     ) -> float:
-        """Returns the difference of `detections_difference`."""
+        """Returns the largest difference of two results, see `detections_difference`."""
         return detections_difference(given, own, self.options.score, tolerance)
 
     @cached_property
@@ -192,8 +193,9 @@ def load_predictor(
     Args:
       path: path of the weights, see `read_detector`.
       name: name of the variant; recognised by default.
-      image_size: pixels of the shorter side that images are resized to, or sides (height, width) that they fit into in
-        either orientation; by default those stored with the weights, or the original's.
+      image_size: pixels of the shorter side of resized images, or the sides (height, width) of a box that resized
+        images fit into in either orientation. The default is the box stored with the weights, or else the box of the
+        run's evaluation, or else the original's.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
       which: selection among several weights.

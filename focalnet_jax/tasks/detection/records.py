@@ -1,4 +1,4 @@
-"""Reads images and objects of a prepared data set, see `data.prepare.objects`."""
+"""Reads images with objects from a prepared data set, see `data.prepare.objects`."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ class CocoRecords:
       path: see `TfdsRecords`.
       split: see `TfdsRecords`.
       cache: see `TfdsRecords`.
-      training: whether images are left out that have no annotations, or a side shorter than `min_side`.
+      training: whether to leave out images without annotations, and images with a side shorter than `min_side`.
       min_side: smallest side in pixels of a training image.
-      masks: whether polygons and run-length encodings are read.
+      masks: whether to read polygons and run-length encodings.
 
     Attributes:
       class_names: names of the classes.
-      category_ids: ids of the classes in the original file.
+      category_ids: ids of the classes in the original annotation file.
       sizes: height and width of each image, `[n, 2]` int32.
       image_ids: ids of the images, `[n]` int64.
-      has_masks: whether the objects have polygons or run-length encodings.
+      has_masks: whether polygons and run-length encodings are read and exist.
       note: lines about annotations and images that are left out or changed; empty if there are none.
       fingerprint: text that differs between different data.
 
     Raises:
-      UserError: see `TfdsRecords`; or the data set has no objects, or its card is damaged.
+      UserError: see `TfdsRecords`; or the records lack images or annotations, no image can be used for training, or a
+        file of the data set is missing or damaged.
     """
 
     def __init__(
@@ -99,10 +100,10 @@ class CocoRecords:
         return example["image"], annotations.of(0, index, tuple(self.sizes[index].tolist()))
 
     def _annotations(self, text: bytes | str, index: int) -> Annotations:
-        """Returns the annotations of a record.
+        """Returns the annotations in `text`, the JSON text in the record of the image `index`.
 
         Raises:
-          UnreadableImageError: they are damaged.
+          UnreadableImageError: the annotations are damaged.
         """
         try:
             rows = [fields_of(entry) for entry in json.loads(text)]
@@ -124,9 +125,9 @@ class CocoRecords:
         return self._records.name(int(self._places[index]))
 
     def ground_truth(self) -> dict[str, Any]:
-        """Returns the content of a COCO file for an evaluation of this split, which reads all its records.
+        """Returns the content of a COCO file for an evaluation of this split. Reads all records of the split.
 
-        As in COCO's tools, it contains the crowds and the objects that are not used for training.
+        As in COCO's files, the annotations include crowds and objects that are not used for training.
 
         Raises:
           UserError: a record is damaged.
@@ -145,10 +146,10 @@ class CocoRecords:
 
 
 def _read_images(path: Path, records: TfdsRecords) -> dict[str, list[Any]]:
-    """Returns ids, sizes, names and numbers of annotations of the images of the records, which may be a slice.
+    """Returns the ids, sizes, names and numbers of annotations of the images in `records`, a split or a slice of it.
 
     Raises:
-      UserError: the file is missing, damaged, or does not fit to the records.
+      UserError: the file is missing, damaged, or does not match the records.
     """
     columns = ("ids", "sizes", "names", "annotations")
     try:

@@ -1,4 +1,4 @@
-"""Samples of RoIs, and the losses of box heads and mask heads, computed like mmdetection's StandardRoIHead."""
+"""Sampled RoIs, and the losses of box heads and mask heads, computed like mmdetection's StandardRoIHead."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from focalnet_jax.tasks.detection.rpn import Proposals, delta_losses
 
 @dataclass(frozen=True)
 class Regions:
-    """A fixed number R of RoIs of each image, matched ones first.
+    """A fixed number R of RoIs of each image. RoIs that are matched to an object come first.
 
     Attributes:
       boxes: boxes `[B, R, 4]` in pixels of the resized image.
-      labels: classes of their objects, `[B, R]` int32; K for background.
-      objects: slots of their objects, `[B, R]` int32, or `BACKGROUND`.
-      targets: boxes of their objects, `[B, R, 4]`; of background, the RoI itself.
+      labels: class of the object of each RoI, `[B, R]` int32; K for background.
+      objects: slot of the object of each RoI, `[B, R]` int32; `BACKGROUND` for background.
+      targets: box of the object of each RoI, `[B, R, 4]`; for background, the RoI itself.
       used: whether the RoI exists, `[B, R]` bool.
     """
 
@@ -41,7 +41,7 @@ class Regions:
         return self.used & (self.objects >= 0)
 
     def first(self, count: int) -> Regions:
-        """Returns the first RoIs of each image."""
+        """Returns the first `count` RoIs of each image."""
         return jax.tree.map(lambda each: each[:, :count], self)
 
 
@@ -51,15 +51,15 @@ jax.tree_util.register_dataclass(Regions)
 def candidates(
     batch: Mapping[str, jax.Array], proposals: Proposals, thresholds: Thresholds, *, with_objects: bool = True
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the boxes that RoIs are drawn from, `[B, N + P, 4]`, and their matches `[B, N + P]`.
+    """Returns the boxes from which RoIs are sampled, `[B, N + P, 4]`, and the object of each, `[B, N + P]`.
 
-    The objects themselves come first, each matched to itself, and the proposals after them.
+    The boxes of the N objects come first, each matched to its own object. The P proposals follow, see `match`.
 
     Args:
       batch: `boxes` and `labels` of the objects.
       proposals: proposals.
-      thresholds: overlaps of a match.
-      with_objects: whether the objects are candidates. If not, their places stay unused.
+      thresholds: IoU thresholds of a match.
+      with_objects: whether the boxes of the objects can be sampled. If False, they are `IGNORED`.
     """
     boxes, labels = batch["boxes"], batch["labels"]
     matched = jax.vmap(match, (0, 0, 0, 0, None))(proposals.boxes, proposals.used, boxes, labels, thresholds)
@@ -71,8 +71,8 @@ def regions_of(boxes: jax.Array, samples: Samples, batch: Mapping[str, jax.Array
     """Returns the sampled RoIs with their objects.
 
     Args:
-      boxes: candidates `[B, P, 4]`.
-      samples: samples of the candidates.
+      boxes: boxes `[B, P, 4]` from which RoIs are sampled, see `candidates`.
+      samples: samples of these boxes.
       batch: `boxes` and `labels` of the objects.
       num_classes: number of classes K.
     """
@@ -85,7 +85,7 @@ def regions_of(boxes: jax.Array, samples: Samples, batch: Mapping[str, jax.Array
 
 
 def class_loss(logits: jax.Array, regions: Regions, counts: jax.Array) -> jax.Array:
-    """Returns the cross-entropy of logits `[B, R, K + 1]`, summed over RoIs and divided by `counts`."""
+    """Returns the cross-entropy of logits `[B, R, K + 1]`, summed over the existing RoIs and divided by `counts`."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, regions.labels)
     return jnp.where(regions.used, losses, 0).sum() / counts
 
@@ -93,13 +93,13 @@ def class_loss(logits: jax.Array, regions: Regions, counts: jax.Array) -> jax.Ar
 def delta_loss(
     deltas: jax.Array, regions: Regions, stds: Sequence[float], counts: jax.Array, smooth: float = 0.0
 ) -> jax.Array:
-    """Returns the loss of deltas `[B, R, K, 4]` of RoIs with an object, summed and divided by `counts`.
+    """Returns the smooth L1 loss of deltas, summed over the RoIs with an object and divided by `counts`.
 
     Args:
-      deltas: deltas of each class.
+      deltas: deltas of each RoI for each class, `[B, R, K, 4]`.
       regions: the RoIs.
-      stds: divisors of the targets.
-      counts: number of all RoIs.
+      stds: standard deviations of the deltas, see `encode`.
+      counts: number of all RoIs, also those without an object.
       smooth: see `delta_losses`.
     """
     found, positive = of_class(deltas, regions.labels), regions.positive
@@ -115,7 +115,7 @@ def mask_loss(logits: jax.Array, regions: Regions, batch: Mapping[str, Any], cou
 
     Args:
       logits: logits of each class in the cells of each RoI, `[B, R, h, w, K]`.
-      regions: the RoIs, of which those with an object have a loss.
+      regions: the RoIs. Only RoIs with an object have a loss.
       batch: `masks`, `frames` and `size` of the images.
       counts: number of RoIs with an object.
     """
@@ -130,6 +130,9 @@ def mask_loss(logits: jax.Array, regions: Regions, batch: Mapping[str, Any], cou
 
 
 def of_class(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the values `[B, R, 4]` of each RoI's class, of `[B, R, K, 4]`. Background has those of the last class."""
+    """Selects the values `[B, R, 4]` of each RoI's class from values `[B, R, K, 4]` of all classes.
+
+    Background gets the values of the last class.
+    """
     labels = jnp.minimum(labels, values.shape[2] - 1)
     return jnp.take_along_axis(values, labels[..., None, None], axis=2)[:, :, 0]

@@ -18,16 +18,17 @@ from focalnet_jax.tasks.detection.matching import Samples, Thresholds, draw, mat
 RATIOS = (0.5, 1.0, 2.0)
 _STDS = (1.0, 1.0, 1.0, 1.0)  # of the deltas
 _THRESHOLDS = Thresholds(positive=0.7, negative=0.3, best=0.3)
-_SAMPLES, _POSITIVES = 256, 128  # anchors per image whose losses count, and how many of them may have an object
+_SAMPLES, _POSITIVES = 256, 128  # sampled anchors per image; largest number of positive ones
 _IOU = 0.7  # largest overlap of two proposals of a level
 
 
 class Proposals(NamedTuple):
-    """A fixed number P of proposals of an image, or of each image of a batch, the highest score first.
+    """A fixed number P of proposals of an image, or of each image of a batch.
 
     Attributes:
       boxes: boxes `[..., P, 4]` in pixels of the resized image.
-      scores: probabilities of an object `[..., P]`.
+      scores: probabilities of an object `[..., P]`, the highest first. The refined boxes of a cascade have the score 1
+        if they exist, else 0, in any order.
       used: whether the proposal exists, `[..., P]` bool.
     """
 
@@ -41,18 +42,18 @@ class RPN:
     """Training and inference of a region proposal network.
 
     Attributes:
-      smooth: difference of two deltas below which their loss is quadratic, or 0 for the absolute difference.
-      crossing: whether anchors that cross the border of the image are trained.
+      smooth: parameter beta of the smooth L1 loss of the deltas; 0 for the L1 loss.
+      crossing: whether anchors that cross the border of the image are used in training.
     """
 
     smooth: float = 0.0
     crossing: bool = True
 
     def targets(self, batch: Mapping[str, jax.Array], anchors: Anchors, key: jax.Array) -> dict[str, Any]:
-        """Returns samples of the anchors of each image, and the weight of each image's losses.
+        """Returns `anchors`, the `Samples` of each image, and `anchor_weight` `[B]`.
 
-        The losses of an image are sums times its weight, so that means over images are sums over the global batch
-        divided by its number of samples.
+        `losses` multiplies the sum over the samples of each image by `anchor_weight`. The mean over images is then the
+        sum over all samples of the global batch, divided by their number, see `weights_of`.
 
         Args:
           batch: `size`, `boxes` and `labels` of a global batch.
@@ -73,11 +74,11 @@ class RPN:
     def losses(
         self, logits: jax.Array, deltas: jax.Array, batch: Mapping[str, Any], anchors: Anchors
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns the mean over images of the loss of the logits and of the loss of the deltas.
+        """Returns the classification loss and the box loss, each as a mean over images.
 
         Args:
-          logits: `[B, A]`.
-          deltas: `[B, A, 4]`.
+          logits: logits of an object for each anchor, `[B, A]`.
+          deltas: deltas of each anchor, `[B, A, 4]`.
           batch: `boxes`, `labels` and the result of `targets`.
           anchors: the anchors.
         """
@@ -87,7 +88,7 @@ class RPN:
         classes = optax.sigmoid_binary_cross_entropy(logits, positive.astype(jnp.float32))
         objects = jnp.take_along_axis(batch["boxes"], jnp.maximum(samples.objects, 0)[..., None], axis=1)
         places = jnp.asarray(anchors.boxes)[samples.boxes]
-        objects = jnp.where(positive[..., None], objects, places)  # others are encoded too, and must be finite
+        objects = jnp.where(positive[..., None], objects, places)  # negatives are encoded too, and must be finite
         boxes = delta_losses(deltas - encode(places, objects, _STDS), self.smooth)
         each = jnp.where(samples.used, classes, 0).sum(axis=1), jnp.where(positive, boxes, 0).sum(axis=1)
         return tuple(jnp.mean(loss * batch["anchor_weight"]) for loss in each)
@@ -106,14 +107,14 @@ class RPN:
         """Returns the proposals of each image. Gradients do not pass through them.
 
         Args:
-          logits: logits of each level, `[B, h, w, A]`.
-          deltas: deltas of each level, `[B, h, w, A, 4]`.
+          logits: logits of each level, `[B, h, w, a]` for a anchors per position.
+          deltas: deltas of each level, `[B, h, w, a, 4]`.
           sizes: heights and widths of the images without padding, `[B, 2]`.
           anchors: the anchors.
-          candidates: boxes per level before non-maximum suppression.
+          candidates: largest number of boxes per level before non-maximum suppression.
           number: largest number of proposals.
-          flat: whether boxes without area, such as those that the border of the image clips, are proposals. They are in
-            mmdetection 2.11, but not in later versions.
+          flat: whether boxes without area may be proposals, such as boxes outside of the image after they are clipped.
+            mmdetection 2.11 keeps such boxes, later versions do not.
         """
 
         def one(logits: list[jax.Array], deltas: list[jax.Array], size: jax.Array) -> Proposals:
@@ -125,7 +126,7 @@ class RPN:
 def weights_of(samples: Samples) -> jax.Array:
     """Returns the weight of each image, `[B]`: B divided by the number of samples in the batch.
 
-    As in mmdetection, an image without positive or without negative samples counts as if it had one.
+    As in mmdetection, an image without positive samples counts as if it had one, and likewise without negative samples.
     """
     positive = samples.positive.sum(axis=1)
     negative = samples.used.sum(axis=1) - positive
@@ -138,7 +139,7 @@ def delta_losses(differences: jax.Array, smooth: float) -> jax.Array:
 
     Args:
       differences: differences of deltas, `[..., 4]`.
-      smooth: differences below this number are quadratic; 0 means L1.
+      smooth: parameter beta: the loss of smaller differences is quadratic. 0 for the L1 loss.
     """
     absolute = jnp.abs(differences)
     if smooth:

@@ -59,7 +59,7 @@ def open_detection_source(
       data: `source` (one of `SOURCES`), `path`, `cache`, `train_split`, `annotations`, `images` and `min_side`.
       split: name of the split.
       training: whether to leave out images without objects, and images with a side shorter than `min_side`.
-      masks: whether the masks of the objects are needed. Images for training must have them.
+      masks: whether to read the masks of the objects. With `training`, the source must have masks.
 
     Raises:
       UserError: the source is unknown or cannot be opened, or lacks masks.
@@ -74,7 +74,7 @@ def open_detection_source(
 
 
 def _open(data: ConfigDict | FrozenConfigDict, split: str, training: bool, masks: bool) -> DetectionSource:
-    """Returns the source that `open_detection_source` describes."""
+    """Opens the source, see `open_detection_source`, without checking that it has masks."""
     name, path = data.source, data.path
     chosen = [None if each is None else each[split != data.train_split] for each in (data.annotations, data.images)]
     given = {"path": path, "annotations": data.annotations, "images": data.images}
@@ -84,7 +84,7 @@ def _open(data: ConfigDict | FrozenConfigDict, split: str, training: bool, masks
             raise UserError(
                 f"data.{key}={given[key]} is not used with data.source={name}: remove it, or set another source"
             )
-    # Each source is imported when it is used, because some need packages that others do not.
+    # Each source is imported only when it is used, because some sources need further packages.
     if name == "digits":
         from focalnet_jax.tasks.detection.composites import DigitComposites
 
@@ -103,7 +103,9 @@ def _open(data: ConfigDict | FrozenConfigDict, split: str, training: bool, masks
 
         for key in ("annotations", "images"):
             if any(is_bucket(each) for each in data.get(key) or ()):
-                raise UserError(f"data.{key}={data.get(key)}: expected local paths; data.path may be gs://")
+                raise UserError(
+                    f"data.{key}={data.get(key)}: expected local paths, because only data.path may be in a bucket (gs://)"
+                )
         if path is None:
             return _with_note(CocoFolder(None, split, *chosen, **options))
         with local_folder(path, data.cache, ".", LAYOUT) as folder:
@@ -119,7 +121,7 @@ def _open(data: ConfigDict | FrozenConfigDict, split: str, training: bool, masks
 
 
 def _with_note(source: Any) -> DetectionSource:
-    """Returns the source, after printing the problems that it found in the data."""
+    """Prints the note of a source about problems in the data, and returns the source."""
     if source.note and is_first():
         print(source.note, file=sys.stderr)
     return source

@@ -18,8 +18,8 @@ from focalnet_jax.tasks.detection.options import Options
 from focalnet_jax.tasks.task import Metrics
 
 _STDS = (0.5, 0.5, 1.0, 1.0)  # of the deltas
-_ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss and of its cost
-_CLASS_WEIGHT, _BOX_WEIGHT, _GIOU_WEIGHT = 2.0, 5.0, 2.0  # of the losses and of the costs
+_ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss and of the matching cost of classes
+_CLASS_WEIGHT, _BOX_WEIGHT, _GIOU_WEIGHT = 2.0, 5.0, 2.0  # of the losses and of the matching costs
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,17 @@ class SparseRCNNMethod:
     options: Options
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns the weight of each image's losses: B divided by the number of matches in the global batch.
+        """Returns `weight` `[B]`: B divided by the number of matches in the global batch, or by 1 without matches.
 
-        Each proposal is matched with at most one object.
+        `loss` multiplies the sum over the proposals of each image by `weight`. Objects and proposals are matched one to
+        one, so an image has at most N matches.
         """
         number = jnp.minimum(existing(batch["boxes"], batch["labels"]).sum(axis=1), self.proposals).sum()
         count = len(batch["labels"])
         return {"weight": jnp.full(count, count / jnp.maximum(number, 1))}
 
     def loss(self, model: SparseRCNN, batch: Mapping[str, Any], keys: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss of prepared images, and its parts: of classes, boxes and GIoU of each stage."""
+        """Returns the mean loss of prepared images, and its parts: the class, box and GIoU loss of each stage."""
         parts: Metrics = {}
         for number, (logits, boxes) in enumerate(self._stages(model, batch["image"], batch["size"], keys), 1):
             losses = jax.vmap(self._losses)(logits, boxes, batch["boxes"], batch["labels"], batch["size"])
@@ -59,7 +60,7 @@ class SparseRCNNMethod:
     def _stages(
         self, model: SparseRCNN, images: jax.Array, sizes: jax.Array, keys: jax.Array | None
     ) -> list[tuple[jax.Array, jax.Array]]:
-        """Returns logits `[B, N, K]` and boxes `[B, N, 4]` in pixels of each stage."""
+        """Returns, for each stage, the logits `[B, N, K]` and the boxes in pixels `[B, N, 4]`."""
         maps, found = model.maps(images, keys), []
         places, features = model.proposals()
         centres, halves = places[:, :2], places[:, 2:] / 2
@@ -75,13 +76,13 @@ class SparseRCNNMethod:
     def _losses(
         self, logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.Array, size: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns sums over the proposals of an image: focal loss, differences of boxes, and GIoU loss.
+        """Returns the weighted losses of an image, summed over proposals: focal loss, L1 loss of boxes, and GIoU loss.
 
         Args:
-          logits: `[N, K]`.
+          logits: logits of the classes, `[N, K]`.
           boxes: boxes of the proposals in pixels, `[N, 4]`.
-          objects: boxes of the objects, `[S, 4]`.
-          labels: their classes `[S]`, -1 in unused slots.
+          objects: boxes of the objects in pixels, `[S, 4]`.
+          labels: classes of the objects, `[S]`, -1 in unused slots.
           size: height and width of the image without padding, `[2]`.
         """
         matched = match_one_to_one(*jax.lax.stop_gradient((logits, boxes)), objects, labels, size)
@@ -95,18 +96,18 @@ class SparseRCNNMethod:
         return _CLASS_WEIGHT * focal, _BOX_WEIGHT * differences, _GIOU_WEIGHT * overlaps
 
     def counts(self, model: SparseRCNN, batch: Mapping[str, Any], keys: jax.Array) -> None:
-        """Returns None: the losses are divided by the results of `prepare`."""
+        """Returns None: the divisor of the losses does not depend on the model, see `prepare`."""
 
     def detect(self, model: SparseRCNN, batch: Mapping[str, jax.Array]) -> Detections:
         """Returns the detections of a batch of normalized images, in pixels of the stored images.
 
-        They are the pairs of a proposal and a class with the highest scores, without non-maximum suppression.
+        Detections are the pairs of a proposal and a class with the highest scores. There is no non-maximum suppression.
         """
         logits, boxes = self._stages(model, batch["image"], batch["size"], None)[-1]
         return jax.vmap(self._best)(jax.nn.sigmoid(logits), boxes / batch["scale"][:, None])
 
     def _best(self, scores: jax.Array, boxes: jax.Array) -> Detections:
-        """Returns the detections in an image, from scores `[N, K]` and boxes `[N, 4]`."""
+        """Returns the detections in an image, from scores `[N, K]` and boxes `[N, 4]` in pixels of the stored image."""
         finite = jnp.isfinite(boxes).all(axis=-1)
         valid = finite[:, None] & (scores > self.options.score)  # False for NaN
         number, missing = min(self.options.detections, scores.size), max(0, self.options.detections - scores.size)
@@ -131,20 +132,21 @@ def match_one_to_one(
 ) -> jax.Array:
     """Returns the slot of the object of each proposal, `[N]` int32, or `BACKGROUND`.
 
-    Each object has one proposal: the sum of the costs is the smallest possible one. Costs that are NaN or infinite
-    count as very large ones.
+    Objects and proposals are matched one to one so that the sum of the costs is minimal. If there are more objects than
+    proposals, some objects remain unmatched. A cost that is NaN or infinite counts as larger than all others.
 
     Args:
       logits: logits of the classes, `[N, K]`.
       boxes: boxes of the proposals in pixels, `[N, 4]`.
-      objects: boxes of the objects, `[S, 4]`.
-      labels: their classes `[S]`, -1 in unused slots.
+      objects: boxes of the objects in pixels, `[S, 4]`.
+      labels: classes of the objects, `[S]`, -1 in unused slots.
       size: height and width of the image without padding, `[2]`.
     """
     costs = _costs(logits, boxes, objects, labels, size)
     exists = existing(objects, labels)
     valid = jnp.isfinite(costs) & exists
-    # A match that must not be made costs more than all others. A much larger number would lose their digits.
+    # An invalid match costs more than every valid one. With a much larger number, rounding would lose the differences
+    # between the other costs.
     costs = jnp.where(valid, costs, 1 + jnp.max(costs, initial=0, where=valid))
     proposals, slots = optax.assignment.hungarian_algorithm(costs)
     slots = jnp.where(exists[slots], slots, BACKGROUND).astype(jnp.int32)
@@ -152,7 +154,7 @@ def match_one_to_one(
 
 
 def _costs(logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.Array, size: jax.Array) -> jax.Array:
-    """Returns the costs `[N, S]` of matching proposals with objects, see `match_one_to_one`."""
+    """Returns the cost of matching each proposal with each object, `[N, S]`, see `match_one_to_one`."""
     probabilities, eps = jax.nn.sigmoid(logits), 1e-12
     negative = -jnp.log(1 - probabilities + eps) * (1 - _ALPHA) * probabilities**_GAMMA
     positive = -jnp.log(probabilities + eps) * _ALPHA * (1 - probabilities) ** _GAMMA
@@ -163,5 +165,5 @@ def _costs(logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.
 
 
 def _sides(sizes: jax.Array) -> jax.Array:
-    """Returns width, height, width and height `[..., 4]` of images of heights and widths `[..., 2]`."""
+    """Returns (width, height, width, height) `[..., 4]` float32 for `sizes` (height, width) `[..., 2]`."""
     return jnp.concatenate([sizes[..., ::-1], sizes[..., ::-1]], axis=-1).astype(jnp.float32)

@@ -66,7 +66,8 @@ class Detection:
         """Returns the task of a resolved config. The arguments are described in `Kind.make_task`.
 
         Raises:
-          UserError: evaluation examples cannot be opened, or the data has more classes than the model.
+          UserError: evaluation examples cannot be opened, the data has more classes than the model, or the evaluation
+            examples have other classes than the training examples.
         """
         masks = config.head.name in settings.MASKS
         opened = {MAIN: open_detection_source(config.data, config.data.eval_split, masks=masks) if evaluated else None}
@@ -77,7 +78,7 @@ class Detection:
 
     @property
     def groups(self) -> list[np.ndarray] | None:
-        """Groups of the training images with the same canvas."""
+        """Indices of the training images of each canvas, see `Canvases.groups`; None without training examples."""
         return None if self.source is None else canvases_of(self.config).groups(self.source.sizes)
 
     def load(self, path: str, like: Any, *, which: str | None = None, evaluated: bool = False) -> Loaded:
@@ -87,11 +88,11 @@ class Detection:
         return load_detector(path, model_config(self.config), head, like, which=which, **chosen)
 
     def start_fresh(self) -> Detection:
-        """Returns the task itself: outputs are the classes of the data, in their order."""
+        """Returns the unchanged task: the outputs are the classes of the data, in the order of the data."""
         return self
 
     def start_from(self, loaded: Loaded, path: str) -> Detection:
-        """Returns the task with its labels matched to the outputs of the weights, unless the outputs are new.
+        """Returns the task with its labels matched to the outputs of the weights, unless the last layers are new.
 
         Prints a note if the weights were trained with another normalization of images.
 
@@ -112,7 +113,10 @@ class Detection:
         return self._matched(metadata.get("classes"), run, "give the data of that run")
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Detection:
-        """Returns the task with its labels matched to the outputs of the weights, and their normalization of images.
+        """Returns the task for evaluating the weights at `path`.
+
+        Labels are matched to the outputs of the weights. Images are normalized as stored with the weights, unless
+        `named` contains `data.mean` or `data.std`.
 
         Raises:
           UserError: the data has classes that the weights lack.
@@ -158,14 +162,17 @@ class Detection:
         return {"classes": list(self.source.class_names)}
 
     def banner(self) -> dict[str, str]:
-        """Returns the detector and its number of classes."""
+        """Returns the name of the detector and its number of outputs, and the number of classes of the data."""
         outputs = self.config.model.num_classes
         return {"model": f"{self.config.head.name}, {outputs} outputs"} | (
             {} if self.source is None else {"data": f"{len(self.source.class_names)} classes"}
         )
 
     def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the arrays of `Augmentation.apply`, or of `DetectionHost.eval_example`, for a landscape image."""
+        """Returns the shapes and dtypes of a batch of landscape images.
+
+        The arrays are those of `Augmentation.apply`, or of `DetectionHost.eval_example` if `evaluated` is True.
+        """
         canvas, slots, side = canvases_of(self.config), self.config.data.max_boxes, mask_side_of(self.config)
 
         def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
@@ -188,7 +195,7 @@ class Detection:
         return build_detector(model_config(self.config), head, precision=precision, rngs=rngs, platform=platform)
 
     def summarize(self, model: nnx.Module | None = None) -> Summary:
-        """Returns the numbers of parameters and of multiply-accumulates per canvas."""
+        """Returns the numbers of parameters and of multiply-accumulates per landscape canvas."""
         if model is None:
             model = nnx.eval_shape(lambda: self.build_model(get_precision("float32"), nnx.Rngs(0), "cpu"))
         canvas, head = canvases_of(self.config), head_from_dict(self.config.head.to_dict())
@@ -199,14 +206,17 @@ class Detection:
         return {"num_classes": self.config.model.num_classes}
 
     def prepare(self, batch: Mapping[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        """Returns the batch with normalized images `[B, H, W, 3]` float32, whose padding is 0, and its targets."""
+        """Returns the batch with normalized images `[B, H, W, 3]` float32, whose padding is 0, and with targets."""
         images = padded_with_zeros(self.inputs(batch), batch["size"])
         kept = ("size", "boxes", "labels", "excess", "masks", "frames")
         batch = {"image": images, **{name: batch[name] for name in kept if name in batch}}
         return batch | method_of(self.config).prepare(batch, key)
 
     def loss(self, model: nnx.Module, batch: Mapping[str, Any], keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Returns the mean loss of a batch, its parts, and the mean number of boxes that did not fit into the slots."""
+        """Returns the mean loss of a batch, and its parts.
+
+        The part `excess_boxes` is not a loss: it is the mean number of boxes per image that did not fit into the slots.
+        """
         loss, parts = method_of(self.config).loss(model, batch, keys)
         return loss, parts | {"excess_boxes": jnp.mean(batch["excess"].astype(jnp.float32))}
 
@@ -223,7 +233,10 @@ class Detection:
         return dict(self.evaluated)
 
     def show(self, batch: Mapping[str, Any], index: int) -> tuple[np.ndarray, list[str]]:
-        """Returns the image at `index` of a prepared batch with its objects and their names, and their number."""
+        """Returns the image at `index` of a prepared batch with its objects and their names drawn, and one caption.
+
+        The caption has the number of objects, and the height and width of the image without padding.
+        """
         how = self._normalization
         image = np.asarray(batch["image"][index])
         pixels = np.round(255 * np.clip(image * how.std + how.mean, 0, 1)).astype(np.uint8)

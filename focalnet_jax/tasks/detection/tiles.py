@@ -8,7 +8,7 @@ import numpy as np
 
 Tile = tuple[int, int, int, int]  # first row, first column, height and width in pixels
 
-LEAST_SHARE = 0.4  # share of an object inside a tile below which it is set aside like a crowd
+LEAST_SHARE = 0.4  # an object of which a smaller share is inside a tile is marked as crowd
 
 
 def tiles(height: int, width: int, side: int) -> list[Tile]:
@@ -32,8 +32,8 @@ def cut_boxes(boxes: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray, np
       tile: the tile.
 
     Returns:
-      The boxes in pixels of the tile `[m, 4]`, their numbers in `boxes` `[m]`, and the share of the area of each box
-      that is inside `[m]`. Parts narrower or lower than a pixel are left out.
+      The parts in pixels of the tile `[m, 4]`, their indices in `boxes` `[m]`, and the share of the area of each box
+      that is inside the tile `[m]`. Parts narrower or lower than a pixel are left out.
     """
     top, left, height, width = tile
     limits = np.array([width, height] * 2, np.float32)

@@ -1,4 +1,4 @@
-"""Trees in aerial pictures of the package deepforest, with boxes: a small real data set."""
+"""A small real data set with boxes: trees in aerial pictures of the package deepforest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from focalnet_jax.tasks.detection.tiles import LEAST_SHARE, Tile, cut_boxes, til
 from focalnet_jax.tasks.detection.truth import as_coco
 
 PACKAGE, VERSION = "deepforest", "2.1.0"
-SIDE = 256  # pixels of a tile; a pixel has 10 cm
-# Names of the pictures and their annotations. Those of val are not in train; both contain woods in Yellowstone (YELL),
-# 13 km apart, and train also has pictures of Florida (OSBS) and California (SOAP).
+SIDE = 256  # pixels per side of a tile; a pixel covers 10 cm
+# File names of the pictures and of their annotations. Both splits contain woods in Yellowstone (YELL), 13 km apart;
+# train also has pictures of Florida (OSBS) and California (SOAP).
 PICTURES = {
     "train": (
         ("2019_YELL_2_528000_4978000_image_crop2.png", "2019_YELL_2_528000_4978000_image_crop2.xml"),
@@ -35,9 +35,9 @@ _LOCK = threading.Lock()
 class Trees:
     """Tiles of aerial pictures of woods from NEON's flights, annotated with a box for each tree crown.
 
-    Three pictures are the split `train`, another one the split `val`. The tiles of a picture do not overlap. Parts of
-    less than 40% of a tree at the edge of a tile are marked as crowd: they are no targets, and no errors in an
-    evaluation.
+    Three pictures are the split `train`, another one the split `val`. The tiles of a picture do not overlap. If less
+    than 40% of the box of a tree is inside a tile, this part is marked as crowd: it is not a target, and a detection of
+    it does not count as an error in an evaluation.
 
     Args:
       split: train or val.
@@ -105,8 +105,8 @@ def picture(image: str, annotations: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns a picture `[H, W, 3]` uint8 and its boxes, x1, y1, x2, y2 `[n, 4]` float32.
 
     Args:
-      image: name of the picture.
-      annotations: name of its annotations.
+      image: file name of the picture.
+      annotations: file name of the annotations of the picture.
 
     Raises:
       UserError: deepforest is not installed or is damaged.

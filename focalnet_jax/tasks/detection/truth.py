@@ -1,4 +1,4 @@
-"""Content of a COCO file for sources whose annotations are not read from one."""
+"""Makes the content of a COCO file for sources whose annotations have other formats."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _entries(found: Instances, image: int) -> list[dict[str, Any]]:
 def instances_of_bitmaps(
     index: int, bitmaps: Sequence[np.ndarray], labels: Sequence[int], ids: Sequence[int], crowd: Sequence[bool]
 ) -> Instances:
-    """Returns objects with the given pixels; their boxes are as small as possible.
+    """Returns the objects with the given pixels, and the smallest boxes around them.
 
     Args:
       index: index of the image in its source.
       bitmaps: pixels of each object, `[H, W]` bool, with at least one pixel.
       labels: class of each object.
       ids: id of each object.
-      crowd: whether each object is set aside.
+      crowd: whether each object is marked as crowd.
     """
     boxes = np.zeros((len(bitmaps), 4), np.float32)
     for row, pixels in enumerate(bitmaps):

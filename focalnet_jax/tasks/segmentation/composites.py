@@ -14,7 +14,7 @@ SIDE = 64  # pixels
 EXAMPLES = {"train": 512, "val": 128}
 _DIGITS = (2, 5)  # smallest and largest number of digits on a canvas
 _DIGIT_SIDE = (16, 33)  # side of a digit in pixels: smallest, and largest + 1
-_INK, _EDGE = 128, 64  # grey values: from _INK on a digit, from _EDGE on its edge, which is ignored
+_INK, _EDGE = 128, 64  # smallest grey value of a digit, and of the edge of a digit, which is ignored
 _BACKGROUND = 96  # brightest background
 _SEED = 20220326
 
@@ -23,7 +23,7 @@ class DigitComposites:
     """Grey canvases of 64x64 pixels with several digits, which may overlap, and their masks.
 
     The classes are the background and the ten digits. The background is another digit, enlarged to the canvas. The
-    edges of the digits are ignored. An example depends only on the split and its index. The digits of split `val` do
+    edges of the digits are ignored. An example depends only on the split and the index. The digits of split `val` do
     not occur in split `train`.
 
     Raises:

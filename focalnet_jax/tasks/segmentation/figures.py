@@ -11,7 +11,7 @@ from focalnet_jax.data.geometry import resize
 from focalnet_jax.data.masks import IGNORED
 from focalnet_jax.tasks.segmentation.legend import Entry, draw_classes, legend_entries, with_legend
 
-_LEAST, _MOST = 160, 384  # limits of the sides of an image in a figure, in pixels
+_LEAST, _MOST = 160, 384  # smallest and largest side of an image in a figure, in pixels
 _ROWS = 3  # rows of every legend, so that all figures of a batch have the same size
 
 
@@ -20,7 +20,7 @@ def training_figure(image: np.ndarray, mask: np.ndarray, names: Sequence[str], c
 
     Args:
       image: the image, `[H, W, 3]` uint8.
-      mask: its class numbers `[H, W]` uint8, and `IGNORED`.
+      mask: class numbers of the image, `[H, W]` uint8, and `IGNORED`.
       names: names of the K classes.
       colours: colours of the classes, `[K, 3]` uint8.
     """

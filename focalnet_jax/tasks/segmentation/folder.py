@@ -44,7 +44,8 @@ class PairFolder:
       note: a line that reports files that are left out and masks that seem wrong; empty if there are none.
 
     Raises:
-      UserError: a folder is missing, no image has a mask, or the classes are unknown.
+      UserError: a folder is missing, no image has a mask, an image has no mask although `complete` is True, or the
+        classes are unknown.
     """
 
     size = None  # images may have different sizes
@@ -101,7 +102,10 @@ class PairFolder:
         return os.path.join(self._images, self._files[index])
 
     def _scan(self) -> Counter[int | tuple[int, ...]]:
-        """Returns the number of masks with each stored number or colour, in some masks of the split."""
+        """Reads some masks of the split, and returns the number of masks with each stored number or colour.
+
+        Masks with more than `_SCANNED` colours are not counted.
+        """
         labels = Counter()
         for index in np.unique(np.linspace(0, len(self) - 1, _SCANNED).astype(int)).tolist():
             try:
@@ -116,7 +120,7 @@ class PairFolder:
         return labels
 
     def _coding_warning(self, labels: Counter[int | tuple[int, ...]]) -> str:
-        """Returns a warning if the scanned masks seem to be coded differently, else an empty string."""
+        """Returns a warning if the scanned masks seem to have another coding than `self.coding`, else ""."""
         if self.coding.is_grey or IGNORED not in labels:
             return ""
         if set(labels) <= {0, IGNORED}:

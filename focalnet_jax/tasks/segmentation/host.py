@@ -62,7 +62,7 @@ class SegmentationHost:
     def groups(self, source: PairSource) -> list[np.ndarray]:
         """Returns the ascending indices of each group of examples whose arrays have equal shapes.
 
-        The group with the largest shapes comes first, so that a lack of memory is noticed at once.
+        The group with the largest shapes comes first, so that a lack of memory shows in the first batch.
 
         Raises:
           UserError: an image cannot be read; the message names the image.
@@ -84,7 +84,7 @@ def resized_images(image: np.ndarray, options: Inference) -> dict[str, np.ndarra
 
 
 def make_host(config: FrozenConfigDict, coding: MaskCoding) -> SegmentationHost:
-    """Returns the transforms of a config for masks with this coding."""
+    """Returns the host with the augmentation and the options of a config, for masks with this coding."""
     augment = config.augment
     chosen = {} if augment.photometric else {"photometric": None}
     train = Augmentation(

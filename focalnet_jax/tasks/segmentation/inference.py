@@ -29,7 +29,7 @@ class Scores:
     """The scores of the classes at every pixel, computed for a few rows at a time.
 
     Attributes:
-      rows: function that receives the first row of a strip and returns its scores `[B, _ROWS, Wc, K]` float32.
+      rows: function that receives the first row of a strip and returns the strip's scores `[B, _ROWS, Wc, K]` float32.
       probabilities: whether scores are probabilities, averaged over scales and flips; otherwise they are logits.
     """
 
@@ -135,9 +135,9 @@ def slide(model: nnx.Module, images: jax.Array, crop: tuple[int, int], stride: t
 
     Args:
       model: maps images to logits at a lower resolution, which are resized bilinearly.
-      images: normalized images, or parts of images.
+      images: normalized images `[B, H, W, 3]`.
       crop: largest height and width of a window.
-      stride: distance of windows down and to the right.
+      stride: distance of the windows down and to the right, in pixels.
     """
     size = images.shape[1:3]
     window = tuple(min(pair) for pair in zip(crop, size, strict=True))
@@ -164,7 +164,7 @@ def slide(model: nnx.Module, images: jax.Array, crop: tuple[int, int], stride: t
 
 
 def _starts(size: int, crop: int, stride: int) -> list[int]:
-    """Returns the first rows of the windows along an axis of `size` pixels."""
+    """Returns the first pixel of each window along an axis of `size` pixels."""
     count = max(size - crop + stride - 1, 0) // stride + 1
     return [max(min(index * stride + crop, size) - crop, 0) for index in range(count)]
 
@@ -172,7 +172,7 @@ def _starts(size: int, crop: int, stride: int) -> list[int]:
 def _to_original(count: int, original: jax.Array, size: int, mirrored: bool = False) -> jax.Array:
     """Returns matrices `[B, count, size]` that resize `size` pixels to `original` `[B]` pixels of a canvas.
 
-    The entries are PyTorch's bilinear weights. After the original pixels, rows repeat the last pixel.
+    The entries are PyTorch's bilinear weights. Rows after the original pixels repeat the row of the last such pixel.
 
     Args:
       count: number of pixels of the canvas.

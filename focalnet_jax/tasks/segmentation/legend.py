@@ -30,7 +30,7 @@ class Entry:
 
 
 def class_shares(classes: np.ndarray) -> list[tuple[int, float]]:
-    """Returns each class in a map `[H, W]` uint8 and its fraction of the pixels, the largest first.
+    """Returns each class in a map `[H, W]` uint8 with its fraction of the pixels, the largest fraction first.
 
     Ignored pixels are counted like a class.
     """
@@ -45,7 +45,7 @@ def legend_entries(classes: np.ndarray, names: Sequence[str], colours: np.ndarra
     Args:
       classes: class numbers, and `IGNORED`.
       names: names of the K classes.
-      colours: their colours `[K, 3]` uint8.
+      colours: colours of the classes, `[K, 3]` uint8.
     """
     shares = sorted(class_shares(classes), key=lambda each: each[0] == IGNORED)
     return [

@@ -50,8 +50,9 @@ class PixelLoss:
       average: divisor of the loss: "all" for the number of pixels, "valid" for the number of pixels that are not
         ignored, "weighted" for the sum of their class weights.
       class_weights: factor of the loss of each class; empty if all are 1.
-      kept: smallest number of hard pixels per image; 0 if all pixels count.
-      threshold: pixels whose class has a lower probability are hard; None: only the `kept` pixels are hard.
+      kept: least number of hard pixels per image, on average over the batch; 0 if all pixels count.
+      threshold: pixels whose true class has a lower probability are hard. None: exactly `kept` pixels per image, on
+        average, are hard.
     """
 
     average: str = "all"
@@ -67,7 +68,7 @@ class PixelLoss:
         if self.average == "all":
             return jnp.asarray(mask.size, jnp.float32)
         weights = self.weights(mask) if self.average == "weighted" else mask != IGNORED
-        # All pixels may be ignored.
+        # The sum is 0 if all pixels are ignored.
         return jnp.maximum(weights.sum(dtype=jnp.float32), jnp.finfo(jnp.float32).eps)
 
     def sums(self, logits: jax.Array, mask: jax.Array) -> jax.Array:

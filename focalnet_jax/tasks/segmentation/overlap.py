@@ -27,8 +27,9 @@ from focalnet_jax.tasks.task import Metrics
 class Overlap:
     """`Evaluation` of mean intersection over union (mIoU), mean accuracy and pixel accuracy, in percent.
 
-    Intersections and unions are summed over all images before they are divided. Means over classes leave out classes
-    that occur neither in the masks nor in the predictions. Ignored pixels are not counted.
+    Intersections and unions are summed over all images before they are divided. The mIoU leaves out classes that occur
+    neither in the masks nor in the predictions. The mean accuracy leaves out classes that do not occur in the masks.
+    Ignored pixels are not counted.
 
     Args:
       source: images with masks, or None to compile only.
@@ -44,11 +45,11 @@ class Overlap:
         self.reset()
 
     def measure(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> Metrics:
-        """Returns numbers of pixels per class `[K]`, `hits`, `predicted` and `true`, and sums `loss` and `examples`.
+        """Returns `hits`, `predicted` and `true`, numbers of pixels per class `[K]`, and sums `loss` and `examples`.
 
-        If the source has a `Baseline`, `union_hits` `[U]` counts the pixels whose true and predicted classes are both
-        in a union. In the batch, `mask` is 0 for examples that are padding, and `classes` are the true classes, see
-        `scores`.
+        `union_hits` `[U]` is the number of pixels whose true and predicted classes are both in a union, for each of the
+        U unions of the source's `Baseline`. In the batch, `mask` is 0 for examples that are padding, and `classes` are
+        the true classes, see `scores`.
         """
         classes, counted = batch["classes"], batch["mask"]
         computed = scores(model, batch, self.options)
@@ -89,16 +90,22 @@ class Overlap:
         self._examples += float(measured["examples"])
 
     def class_ious(self) -> np.ndarray:
-        """Returns the intersection over union of each class in percent, `[K]`, NaN for a class that does not occur."""
+        """Returns the IoU of each class in percent, `[K]`.
+
+        It is NaN for a class that occurs neither in the masks nor in the predictions.
+        """
         return 100 * _ratios(*self._overlaps())
 
     def _overlaps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the pixels in the intersection and in the union of prediction and truth, for each class `[K]`."""
+        """Returns the numbers of pixels in the intersection and in the union of prediction and truth, `[K]` each."""
         hits = self._pixels["hits"]
         return hits, self._pixels["predicted"] + self._pixels["true"] - hits
 
     def result(self) -> dict[str, float | int]:
-        """Returns `miou`, `macc`, `aacc`, `loss` (mean over images) and `examples`. They are NaN without examples."""
+        """Returns `miou`, `macc`, `aacc`, `loss` (mean over images) and `examples`.
+
+        The first four are NaN if there are no examples, or if all pixels are ignored.
+        """
         hits, true, examples = self._pixels["hits"], self._pixels["true"], round(self._examples)
         if not examples or not true.sum():
             return dict.fromkeys(("miou", "macc", "aacc", "loss"), math.nan) | {"examples": examples}
@@ -111,17 +118,17 @@ class Overlap:
         }
 
     def details(self) -> dict[str, float]:
-        """Returns the mIoU of the baseline of the source, if it has one."""
+        """Returns the mIoU of the source's baseline, or an empty dict if there is no baseline."""
         if self._baseline is None:
             return {}
         return {f"{self._baseline.method.replace(' ', '_')}_miou": self._baseline.miou}
 
     def table(self) -> list[tuple[str, ...]]:
-        """Returns the IoU and the accuracy of each class in percent, after a row of titles.
+        """Returns the IoU, the accuracy and the share of true pixels of each class in percent, after a row of titles.
 
-        Cells are empty for a class that neither the masks nor the predictions contain. If the source has a `Baseline`,
-        there are also a column with the IoU of the baseline, a row per union of classes, and a row with means over
-        classes.
+        The IoU is empty for a class that neither the masks nor the predictions contain, and the accuracy for a class
+        that the masks do not contain. If the source has a `Baseline`, there are also a column with the IoU of the
+        baseline, a row per union of classes, and a row with means over classes.
         """
         names = self.source.class_names if self.source else tuple(map(str, range(self.num_classes)))
         hits, predicted, true = (self._pixels[name] for name in ("hits", "predicted", "true"))
@@ -145,7 +152,7 @@ class Overlap:
         return []
 
     def describe(self, result: Mapping[str, float]) -> str:
-        """Describes the metrics and the number of examples in words."""
+        """Returns the metrics and the number of examples in words, with the mIoU of the baseline if there is one."""
         compared = f" ({self._baseline.method}: {self._baseline.miou:.2f} %)" if self._baseline else ""
         return (
             f"mIoU {result['miou']:.2f} %{compared}  mean accuracy {result['macc']:.2f} %  "
@@ -158,7 +165,7 @@ class Overlap:
         return shown | {"predicted": predict_classes(model, batch, self.options)}
 
     def draw(self, predicted: Mapping[str, np.ndarray], index: int) -> np.ndarray:
-        """Returns the image, its predicted classes and its true classes, `[H, W, 3]` uint8."""
+        """Returns a figure `[H, W, 3]` uint8: the image, its predicted classes and its true classes."""
         height, width = predicted["size"][index]
         found, true = (predicted[name][index, :height, :width] for name in ("predicted", "classes"))
         # The model may have more outputs than the data has classes.
@@ -168,7 +175,7 @@ class Overlap:
 
 
 def _baseline_of(source: PairSource | None) -> Baseline | None:
-    """Returns the baseline of a source, or None if the classes of the baseline and of the source differ."""
+    """Returns the baseline of a source, or None if there is none or if its classes are not those of the source."""
     baseline = getattr(source, "baseline", None)
     known = baseline is not None and tuple(baseline.ious)[: len(source.class_names)] == tuple(source.class_names)
     return baseline if known else None
@@ -184,7 +191,16 @@ def _ratios(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
 
 
 def _percents(hits: int, predicted: int, true: int, pixels: int) -> tuple[str, ...]:
-    """Returns the IoU, the accuracy and the share of all pixels of a class, in percent."""
+    """Returns the IoU, the accuracy and the share of true pixels of a class or union, as texts in percent.
+
+    A text is empty if the value is undefined.
+
+    Args:
+      hits: number of pixels that are predicted correctly.
+      predicted: number of pixels for which the class is predicted.
+      true: number of pixels of the class in the masks.
+      pixels: number of pixels of all classes in the masks.
+    """
     wholes = np.array([predicted + true - hits, true, pixels])
     return tuple(map(_percent, 100 * _ratios(np.array([hits, hits, true]), wholes)))
 

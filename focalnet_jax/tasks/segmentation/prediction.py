@@ -13,7 +13,7 @@ from PIL import Image
 from focalnet_jax.data.drawing import at_least
 from focalnet_jax.tasks.segmentation.legend import class_shares, draw_classes, legend_entries, with_legend
 
-_LEAST_SIDE, _MOST_SIDE = 240, 4096  # limits of the sides of an enlarged image in pixels, for a readable legend
+_LEAST_SIDE, _MOST_SIDE = 240, 4096  # smallest and largest side of an enlarged image in pixels, for a readable legend
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class SegmentPrediction:
         return {"size": list(self.classes.shape), "classes": classes}
 
     def scores(self) -> dict[str, float]:
-        """Returns shares of the pixels by the short names of the classes."""
+        """Returns the shares of the pixels of the `most` largest classes, by short name."""
         return {self.names[each]: share for each, share in self.shares[: self.most]}
 
     def draw(self, image: np.ndarray) -> np.ndarray:

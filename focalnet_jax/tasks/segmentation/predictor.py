@@ -48,7 +48,7 @@ class Segmenter:
       model: the model.
       labels: names of the K classes.
       colours: colours of the classes, `[K, 3]` uint8.
-      preprocessing: normalization, and the size that `visualize` draws images in.
+      preprocessing: normalization, and the size at which `visualize` draws images.
       inference: sizes that images are resized to, scales, flips and windows.
       assumed: parts of the preprocessing that are not stored with the weights, in words. For these parts, the
         original's preprocessing is used.
@@ -87,7 +87,7 @@ class Segmenter:
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """Logits and classes."""
+        """Names of the results of an exported model: "logits" and "classes"."""
         return EXPORTS
 
     def export_inputs(self, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -100,7 +100,7 @@ class Segmenter:
         return export_result(bilinear(model(images), images.shape[1:3]), result)
 
     def difference(self, given: np.ndarray, own: np.ndarray, result: str, tolerance: float) -> float:
-        """Returns the difference of `logits_difference`."""
+        """Returns the largest difference of two results, see `logits_difference`."""
         return logits_difference(given, own, result)
 
     @cached_property
@@ -169,8 +169,8 @@ def load_segmenter(
       path: path of the weights, see `read_upernet`.
       name: name of the variant; recognised by default.
       image_size: pixels of the shorter side of resized images, or the sides (height, width) of a box that resized
-        images fit into in either orientation. The default is the box of the run's evaluation, or else of the
-        original's.
+        images fit into in either orientation. The default is the box stored with the weights, or else the box of the
+        run's evaluation, or else the original's.
       dtype: precision policy.
       options: `use_postln` and `normalize_modulator`, if they are not stored with the weights.
       which: selection among several weights.

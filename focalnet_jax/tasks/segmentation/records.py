@@ -1,4 +1,4 @@
-"""Reads images and masks of a prepared data set, see `data.prepare.pairs`."""
+"""Reads images with masks from a prepared data set, see `data.prepare.pairs`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PairRecords:
 
     Raises:
       UserError: see `TfdsRecords`; or the data set has no images or masks, `classes` has a different number of classes,
-        or there are too many classes.
+        there are too many classes, the card is damaged, or `reduce_zero_label` contradicts the card.
     """
 
     size = None  # images may have different sizes
@@ -73,7 +73,8 @@ class PairRecords:
             given = read_segment_classes(classes)
             if len(given.names) != len(listed.names):
                 raise UserError(
-                    f"{classes} has {len(given.names)} classes, but the masks of {path} have {len(listed.names)}"
+                    f"{classes} has {len(given.names)} classes, but the masks of {path} have {len(listed.names)}: give "
+                    "one name for each class of the masks"
                 )
             listed = given
         if len(listed.names) > MOST_CLASSES:

@@ -12,7 +12,7 @@ from focalnet_jax.data.preprocessing import IMAGENET, Normalization, from_config
 from focalnet_jax.errors import UserError
 
 Size = tuple[int, int]  # height and width in pixels
-_ZOOMS = 4  # sizes of canvases per factor of 2; at most 2^(2/4) - 1 = 41 % of a canvas is outside of its image
+_ZOOMS = 4  # sizes of canvases per factor of 2; a canvas has at most 2^(2/4) = 1.41 times the pixels of its image
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Inference:
     def canvas(self, height: int, width: int) -> Size:
         """Returns the height and width of the array for the predictions of an image of `height` x `width` pixels.
 
-        The array has the size of the first resized image, multiplied by the smallest power of 2^(1/4) with which the
-        prediction fits into the array.
+        The sides of the array are those of the first resized image plus half of `multiple`, multiplied by the smallest
+        power of 2^(1/4) with which the prediction fits into the array.
         """
         first = [side + self.multiple / 2 for side in self.sizes(height, width)[0]]
         zoom = max(height / first[0], width / first[1])

@@ -67,8 +67,9 @@ class Segmentation:
         """Returns the task of a resolved config. The arguments are described in `Kind.make_task`.
 
         Raises:
-          UserError: evaluation examples cannot be opened, the data has more classes than the model, or the numbers of
-            `head.class_weights` and of classes differ.
+          UserError: evaluation examples cannot be opened, the data has more classes than the model, the evaluation
+            examples have other classes than the training examples, or the numbers of `head.class_weights` and of
+            classes differ.
         """
         settings.check_loss(config.head, config.model.num_classes)
         opened = {MAIN: None}
@@ -86,11 +87,11 @@ class Segmentation:
         return load_upernet(path, model_config(self.config), heads, like, which=which, **chosen)
 
     def start_fresh(self) -> Segmentation:
-        """Returns the task itself: outputs are the classes of the data, in their order."""
+        """Returns the unchanged task: the outputs are the classes of the data, in the order of the data."""
         return self
 
     def start_from(self, loaded: Loaded, path: str) -> Segmentation:
-        """Returns the task with its masks matched to the outputs of the weights, unless the outputs are new.
+        """Returns the task with its masks matched to the outputs of the weights, unless the last layers are new.
 
         Prints a note if the weights were trained with another normalization of images.
 
@@ -111,9 +112,10 @@ class Segmentation:
         return self._matched(metadata.get("classes"), run, "use the data and data.classes of that run")
 
     def evaluate(self, loaded: Loaded, path: str, named: Collection[str]) -> Segmentation:
-        """Returns the task that evaluates these weights.
+        """Returns the task for evaluating the weights at `path`.
 
-        Masks are matched to their outputs, and images are normalized as they require.
+        Masks are matched to the outputs of the weights. Images are normalized as stored with the weights, unless
+        `named` contains `data.mean` or `data.std`.
 
         Raises:
           UserError: the data has classes that the weights lack.
@@ -160,14 +162,14 @@ class Segmentation:
         return {"classes": list(self.source.class_names), **colours}
 
     def banner(self) -> dict[str, str]:
-        """Returns the number of classes."""
+        """Returns the number of outputs of the model, and the number of classes of the data."""
         outputs = self.config.model.num_classes
         return {"model": f"{outputs} outputs"} | (
             {} if self.source is None else {"data": f"{len(self.source.class_names)} classes"}
         )
 
     def batch_spec(self, batch_size: int, *, evaluated: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns `image` `[B, H, W, 3]` uint8, `mask` `[B, H, W]` uint8 and `size` `[B, 2]` int32.
+        """Returns shapes and dtypes of `image` `[B, H, W, 3]`, `mask` `[B, H, W]` and `size` `[B, 2]`.
 
         A batch of an evaluation has `classes` instead of `mask`, and an image for each scale. The returned shapes are
         those for original images of `data.image_size`; other images have other shapes.
@@ -215,7 +217,7 @@ class Segmentation:
 
     @property
     def pixel_loss(self) -> PixelLoss:
-        """The loss of both heads."""
+        """The loss of the decode head and of the auxiliary head."""
         head = self.config.head
         return PixelLoss(head.average, head.class_weights, head.ohem_kept, head.ohem_threshold)
 
@@ -235,7 +237,10 @@ class Segmentation:
         return {"image": images, "mask": masks, "weight": weight}
 
     def loss(self, model: UPerNet, batch: Mapping[str, jax.Array], keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """Returns the cross-entropy of pixels plus that of the auxiliary head times its weight, and their parts."""
+        """Returns the loss, and its parts by name, with the pixel accuracy of the decode head.
+
+        The loss is the cross-entropy of the decode head plus `head.auxiliary_weight` times that of the auxiliary head.
+        """
         logits, auxiliary = model(batch["image"], keys, train=True)
         mask = batch["mask"]
 
