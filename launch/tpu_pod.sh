@@ -6,9 +6,10 @@
 #   NAME=my-tpu ZONE=us-west4-a launch/tpu_pod.sh stop
 # setup copies this checkout to every host and installs it there. It needs Python 3.11 or newer. If python3 of the hosts
 # is older, install a newer one on all hosts (sudo apt-get install -y python3.11-venv) and set PYTHON=python3.11.
-# The service account of the TPU needs the roles Storage Object User and Storage Legacy Bucket Reader on the bucket. Each
-# host copies the data to its disk of 100 GiB (docs/data.md, Data in a bucket). If they do not fit, attach a disk with the
-# data or mount the bucket with gcsfuse, and pass the folder as data.path (docs/scale.md, Data larger than a host's disk).
+# The service account of the TPU needs the roles Storage Object User and Storage Legacy Bucket Reader on the bucket.
+# Each host copies the data to its disk of 100 GiB (docs/data.md, Data in a bucket). If the data do not fit, attach a
+# disk with the data or mount the bucket with gcsfuse, and pass the folder as data.path (docs/scale.md, Data larger
+# than a host's disk).
 # stop makes the run save and end, like a maintenance event; the same train command resumes it.
 set -eu
 : "${NAME:?the name of the TPU}" "${ZONE:?its zone}"

@@ -4,8 +4,8 @@
 #       launch/xpk.sh RUN --config configs/imagenet22k.py:huge_fl4 --workdir gs://BUCKET/runs/RUN \
 #       --config.data.path=gs://BUCKET/imagenet22k --config.mesh.fsdp=64 --config.batch_size=1024
 # RUN is the name of the workload. The image must contain this package with the extras tpu and gcs, in /app. Each pod
-# copies the data to the disk of its node; if they do not fit, see docs/scale.md, Data larger than a host's disk. After an
-# interruption, xpk restarts the workload and the run resumes. `xpk workload delete` stops it.
+# copies the data to the disk of its node; if the data do not fit, see docs/scale.md, Data larger than a host's disk.
+# After an interruption, xpk restarts the workload and the run resumes. `xpk workload delete` stops it.
 set -eu
 : "${CLUSTER:?the name of the cluster}" "${IMAGE:?the image}" "${TPU_TYPE:?the type of the slice}"
 if [ $# -lt 2 ]; then
