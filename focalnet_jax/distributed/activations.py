@@ -96,6 +96,32 @@ def on_each_device(function: Callable[..., Any], arguments: Any, result: Any) ->
     return once
 
 
+def on_own_examples(function: Callable[..., Any], kinds: Any = None) -> Callable[..., Any]:
+    """Returns a function that computes `function` of arrays `[B, ...]`, each device its own examples.
+
+    Sharding constraints are not enough for functions with sorts or loops: the compiler gathers the operands of some
+    sorts on all devices, and exchanges the condition of a loop in each of its steps. In a mesh with the axes data, fsdp
+    and tensor, the returned function cannot be differentiated, see `on_each_device`. Without such a mesh, the compiler
+    partitions the function.
+
+    Args:
+      function: function of arrays, which may be in trees. Its results are `[B, ...]`, too.
+      kinds: kind of each argument, see `on_each_device`; None for arrays `[B, ...]` only.
+    """
+
+    def call(*given: Any) -> Any:
+        if _mesh() is None:
+            return function(*given)
+        return on_each_device(function, kinds or ("examples",) * len(given), "examples")(*given)
+
+    return call
+
+
+def map_examples(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `jax.vmap(function)` of arrays `[B, ...]`, each device for its own examples, see `on_own_examples`."""
+    return on_own_examples(jax.vmap(function))
+
+
 def _refuse(*_: Any) -> NoReturn:
     raise UserError(
         "kernels have first derivatives only; for second derivatives, create the model with model.aggregation=xla and "

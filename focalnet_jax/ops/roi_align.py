@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.distributed.activations import on_own_examples
 from focalnet_jax.ops.rules import with_rule
 
 IMPLEMENTATIONS = ("matrix", "tiles")
@@ -176,7 +177,7 @@ def _matrix(
     return out.reshape(batch, -1, *out.shape[3:])[:, :count]
 
 
-def _tiles_forward(
+def _tile_averages(
     maps: tuple[jax.Array, ...],
     boxes: jax.Array,
     levels: jax.Array,
@@ -197,10 +198,15 @@ def _tiles_forward(
     return out.astype(maps[0].dtype)
 
 
-def _tiles_backward(
-    strides: tuple[int, ...], size: int, samples: int, saved: tuple[Any, ...], gradient: jax.Array
-) -> tuple[Any, ...]:
-    maps, boxes, levels = saved
+def _tile_gradients(
+    maps: tuple[jax.Array, ...],
+    boxes: jax.Array,
+    levels: jax.Array,
+    gradient: jax.Array,
+    strides: tuple[int, ...],
+    size: int,
+    samples: int,
+) -> tuple[jax.Array, ...]:
     gradients = []
     for level, (x, stride) in enumerate(zip(maps, strides, strict=True)):
 
@@ -213,7 +219,20 @@ def _tiles_backward(
         zeros = jnp.zeros(x.shape, jnp.float32)
         found = _for_each_tile(x.shape[1:3], boxes, levels == level, stride, size, samples, add, zeros)
         gradients.append(found.astype(x.dtype))
-    return tuple(gradients), None, None
+    return tuple(gradients)
+
+
+# Each device computes its own images. The compiler would gather the maps of all images for each tile.
+def _tiles_forward(maps: tuple[jax.Array, ...], boxes: jax.Array, levels: jax.Array, *options: Any) -> jax.Array:
+    return on_own_examples(lambda *given: _tile_averages(*given, *options))(maps, boxes, levels)
+
+
+def _tiles_backward(
+    strides: tuple[int, ...], size: int, samples: int, saved: tuple[Any, ...], gradient: jax.Array
+) -> tuple[Any, ...]:
+    options = strides, size, samples
+    gradients = on_own_examples(lambda *given: _tile_gradients(*given, *options))
+    return gradients(*saved, gradient), None, None
 
 
 _tiles = with_rule(_tiles_forward, (3, 4, 5))

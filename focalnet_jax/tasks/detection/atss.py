@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from focalnet_jax.distributed.activations import map_examples
 from focalnet_jax.model.heads.atss import ATSS
 from focalnet_jax.ops.boxes import decode, giou
 from focalnet_jax.ops.nms import Detections, multiclass_nms
@@ -48,7 +49,7 @@ class ATSSMethod:
         sum of the centerness of these anchors instead.
         """
         anchors = self._anchors(batch["image"])
-        each = jax.vmap(lambda *given: assign(anchors, *given, self.num_classes))
+        each = map_examples(lambda *given: assign(anchors, *given, self.num_classes))
         targets = each(batch["boxes"], batch["labels"], batch["size"])
         size = len(batch["image"])
         weights = [jnp.full(size, size / number) for number in count_targets(targets, self.num_classes)]
@@ -76,7 +77,7 @@ class ATSSMethod:
         def one(outputs: Any, size: jax.Array, scale: jax.Array) -> Detections:
             return detect(*outputs, size, scale, anchors, self.options)
 
-        return jax.vmap(one)(model(batch["image"]), batch["size"], batch["scale"])
+        return map_examples(one)(model(batch["image"]), batch["size"], batch["scale"])
 
 
 def _flat(levels: Sequence[jax.Array]) -> jax.Array:

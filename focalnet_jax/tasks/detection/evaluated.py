@@ -16,6 +16,7 @@ from focalnet_jax.data.host import Batch
 from focalnet_jax.data.normalization import normalize
 from focalnet_jax.data.palette import class_colours
 from focalnet_jax.data.paste import paste_cutout
+from focalnet_jax.distributed.activations import on_own_examples
 from focalnet_jax.tasks.detection.figures import Drawn, comparison_figure, objects_of
 from focalnet_jax.tasks.detection.method import Method
 from focalnet_jax.tasks.detection.options import Options
@@ -61,14 +62,21 @@ class AveragePrecision:
 
     def _losses(self, model: nnx.Module, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the loss of each image, `[B]`, computed as a batch of one image, so that images are independent."""
+        graph, variables = nnx.split(model)
 
-        def one(example: Mapping[str, jax.Array]) -> jax.Array:
-            single = jax.tree.map(lambda value: value[None], example)
-            prepared = self.method.prepare(single, jax.random.key(0))
-            return self.method.loss(model, single | prepared, None)[0]
+        def losses(variables: nnx.State, examples: Mapping[str, jax.Array]) -> jax.Array:
+            model = nnx.merge(graph, variables)
+
+            def one(example: Mapping[str, jax.Array]) -> jax.Array:
+                single = jax.tree.map(lambda value: value[None], example)
+                prepared = self.method.prepare(single, jax.random.key(0))
+                return self.method.loss(model, single | prepared, None)[0]
+
+            return jax.lax.map(one, examples)
 
         names = ("image", "size", "boxes", "labels", "masks", "frames")
-        return jax.lax.map(one, {name: batch[name] for name in names if name in batch})
+        examples = {name: batch[name] for name in names if name in batch}
+        return on_own_examples(losses, ("whole", "examples"))(variables, examples)
 
     def reset(self) -> None:
         """Discards all detections."""

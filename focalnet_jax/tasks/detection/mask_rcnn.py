@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from focalnet_jax.distributed.activations import map_examples
 from focalnet_jax.model.heads.mask_rcnn import MaskRCNN
 from focalnet_jax.model.heads.roi_heads import MASK_SIDE, SIDE
 from focalnet_jax.ops.boxes import decode, giou
@@ -175,7 +176,7 @@ class MaskRCNNMethod:
 
     def _sampled(self, matched: jax.Array, keys: jax.Array) -> Samples:
         numbers = self.sampling.rois, self.sampling.positives
-        return jax.vmap(lambda *given: draw(*given, *numbers))(matched, keys)
+        return map_examples(lambda *given: draw(*given, *numbers))(matched, keys)
 
     def _refined(self, stage: Stage, done: Pass, samples: Samples, batch: Mapping[str, Any]) -> Proposals:
         """Returns the proposals of the next stage: the refined RoIs, except ground-truth boxes and non-finite boxes."""
@@ -247,7 +248,7 @@ class MaskRCNNMethod:
         # As in mmdetection, the logits of the stages are averaged, not the probabilities.
         probabilities = jax.nn.softmax(total / len(self.stages), axis=-1)[..., :-1]
         found = decode(boxes[:, :, None], deltas, self.stages[-1].stds, sizes[:, None, None])
-        detections = jax.vmap(self._best)(found, probabilities, proposals.used, batch["scale"])
+        detections = map_examples(self._best)(found, probabilities, proposals.used, batch["scale"])
         return detections._replace(masks=self._masks(model, maps, detections, batch["scale"]))
 
     def _best(self, boxes: jax.Array, probabilities: jax.Array, used: jax.Array, scale: jax.Array) -> Detections:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from focalnet_jax.distributed.activations import map_examples
 from focalnet_jax.model.heads.roi_heads import MASK_SIDE
 from focalnet_jax.ops.boxes import encode
 from focalnet_jax.tasks.detection.mask_targets import mask_targets
@@ -62,7 +63,8 @@ def candidates(
       with_objects: whether the boxes of the objects can be sampled. If False, they are `IGNORED`.
     """
     boxes, labels = batch["boxes"], batch["labels"]
-    matched = jax.vmap(match, (0, 0, 0, 0, None))(proposals.boxes, proposals.used, boxes, labels, thresholds)
+    given = *jax.lax.stop_gradient((proposals.boxes, proposals.used)), boxes, labels
+    matched = map_examples(lambda *each: match(*each, thresholds))(*given)
     slots = jnp.where(existing(boxes, labels) & with_objects, jnp.arange(labels.shape[1], dtype=jnp.int32), IGNORED)
     return jnp.concatenate([boxes, proposals.boxes], axis=1), jnp.concatenate([slots, matched], axis=1)
 
@@ -122,7 +124,7 @@ def mask_loss(logits: jax.Array, regions: Regions, batch: Mapping[str, Any], cou
     positive = regions.positive
     slots = jnp.maximum(regions.objects, 0)
     given = batch["masks"], batch["frames"], slots, regions.boxes, batch["size"]
-    targets = jax.vmap(lambda *each: mask_targets(*each, side=2 * MASK_SIDE))(*given)
+    targets = map_examples(lambda *each: mask_targets(*each, side=2 * MASK_SIDE))(*jax.lax.stop_gradient(given))
     labels = jnp.minimum(regions.labels, logits.shape[-1] - 1)
     found = jnp.take_along_axis(logits, labels[:, :, None, None, None], axis=-1)[..., 0]
     losses = optax.sigmoid_binary_cross_entropy(found, targets).mean(axis=(2, 3))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from focalnet_jax.distributed.activations import map_examples
 from focalnet_jax.ops.boxes import areas, decode, encode
 from focalnet_jax.ops.nms import sorted_nms
 from focalnet_jax.tasks.detection.anchors import Anchors
@@ -68,7 +69,7 @@ class RPN:
                 used &= (places[:, :2] >= 0).all(axis=1) & (places[:, 2:] < size[::-1]).all(axis=1)
             return draw(match(places, used, boxes, labels, _THRESHOLDS), key, _SAMPLES, _POSITIVES)
 
-        samples = jax.vmap(one)(batch["boxes"], batch["labels"], batch["size"], jax.random.split(key, count))
+        samples = map_examples(one)(batch["boxes"], batch["labels"], batch["size"], jax.random.split(key, count))
         return {"anchors": samples, "anchor_weight": weights_of(samples)}
 
     def losses(
@@ -120,7 +121,7 @@ class RPN:
         def one(logits: list[jax.Array], deltas: list[jax.Array], size: jax.Array) -> Proposals:
             return _proposals(logits, deltas, size, anchors, candidates, number, flat)
 
-        return jax.vmap(one)(*jax.lax.stop_gradient((list(logits), list(deltas))), sizes)
+        return map_examples(one)(*jax.lax.stop_gradient((list(logits), list(deltas))), sizes)
 
 
 def weights_of(samples: Samples) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from focalnet_jax.distributed.activations import map_examples
 from focalnet_jax.model.heads.sparse_rcnn import STAGES, SparseRCNN
 from focalnet_jax.ops.boxes import decode, giou
 from focalnet_jax.ops.nms import Detections
@@ -50,7 +51,9 @@ class SparseRCNNMethod:
         """Returns the mean loss of prepared images, and its parts: the class, box and GIoU loss of each stage."""
         parts: Metrics = {}
         for number, (logits, boxes) in enumerate(self._stages(model, batch["image"], batch["size"], keys), 1):
-            losses = jax.vmap(self._losses)(logits, boxes, batch["boxes"], batch["labels"], batch["size"])
+            objects = batch["boxes"], batch["labels"], batch["size"]
+            matched = map_examples(match_one_to_one)(*jax.lax.stop_gradient((logits, boxes)), *objects)
+            losses = jax.vmap(self._losses)(logits, boxes, *objects, matched)
             parts |= {
                 f"stage{number}_{name}": jnp.mean(each * batch["weight"])
                 for name, each in zip(("class_loss", "box_loss", "giou_loss"), losses, strict=True)
@@ -74,7 +77,13 @@ class SparseRCNNMethod:
         return found
 
     def _losses(
-        self, logits: jax.Array, boxes: jax.Array, objects: jax.Array, labels: jax.Array, size: jax.Array
+        self,
+        logits: jax.Array,
+        boxes: jax.Array,
+        objects: jax.Array,
+        labels: jax.Array,
+        size: jax.Array,
+        matched: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns the weighted losses of an image, summed over proposals: focal loss, L1 loss of boxes, and GIoU loss.
 
@@ -84,8 +93,8 @@ class SparseRCNNMethod:
           objects: boxes of the objects in pixels, `[S, 4]`.
           labels: classes of the objects, `[S]`, -1 in unused slots.
           size: height and width of the image without padding, `[2]`.
+          matched: index of each proposal's object, -1 without one, `[N]`.
         """
-        matched = match_one_to_one(*jax.lax.stop_gradient((logits, boxes)), objects, labels, size)
         positive, slots = matched >= 0, jnp.maximum(matched, 0)
         wanted = jax.nn.one_hot(jnp.where(positive, labels[slots], self.num_classes), self.num_classes)
         focal = optax.sigmoid_focal_loss(logits, wanted, alpha=_ALPHA, gamma=_GAMMA).sum()
@@ -104,7 +113,7 @@ class SparseRCNNMethod:
         Detections are the pairs of a proposal and a class with the highest scores. There is no non-maximum suppression.
         """
         logits, boxes = self._stages(model, batch["image"], batch["size"], None)[-1]
-        return jax.vmap(self._best)(jax.nn.sigmoid(logits), boxes / batch["scale"][:, None])
+        return map_examples(self._best)(jax.nn.sigmoid(logits), boxes / batch["scale"][:, None])
 
     def _best(self, scores: jax.Array, boxes: jax.Array) -> Detections:
         """Returns the detections in an image, from scores `[N, K]` and boxes `[N, 4]` in pixels of the stored image."""

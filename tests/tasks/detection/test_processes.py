@@ -8,15 +8,27 @@ import pytest
 from tests.commands import losses, run
 from tests.processes import launch
 
-FLAGS = ["--config=configs/mask_rcnn_coco.py:smoke", "--config.data.threads=1", "--config.eval_batch_size=12"]
+FLAGS = [
+    "--config=configs/mask_rcnn_coco.py:smoke",
+    "--config.data.threads=1",
+    "--config.eval_batch_size=12",
+    # One canvas, so that each command compiles one program.
+    "--config.data.image_size=(96,96)",
+    "--config.augment.long_side=96",
+    "--config.inference.box=(96,96)",
+]
 TRAINED = [
     *FLAGS,
     "--config.total_steps=6",
     "--config.eval_every_steps=none",
-    "--config.schedule.learning_rate=1e-3",
+    # With plain gradients, updates agree as well as gradients do. Adam would amplify rounding of gradients near 0.
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.clip_norm=0",
+    "--config.schedule.learning_rate=1e-2",
     "--config.model.drop_path_rate=0.2",
 ]
-IMAGES = 128  # 86 wide and 42 high ones: the last batch of each canvas is not full
+IMAGES = 128  # the last batch of 12 is not full
+pytestmark = pytest.mark.xdist_group("detection by processes")  # one process makes the run that both tests need
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +69,9 @@ def test_an_evaluation_of_two_processes_counts_every_image_once(alone, tmp_path)
     assert two.returncode == 0, two.stderr
     expected, found = (json.loads(done.stdout.splitlines()[-1]) for done in (one, two))
     assert found["examples"] == expected["examples"] == IMAGES
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-4), name
+        assert found[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4, abs=1e-4)), name
     theirs, ours = detections(tmp_path / "one.json"), detections(tmp_path / "two.json")
     assert ours.keys() == theirs.keys()
     assert len(theirs) == IMAGES
