@@ -37,7 +37,7 @@ def executed(tmp_path):
         here.mkdir()
         there.mkdir()
         kept = {"XLA_FLAGS": flags, "TMPDIR": str(there), "IPYTHONDIR": str(tmp_path)}
-        client = NotebookClient(read(name), timeout=300, resources={"metadata": {"path": str(here)}})
+        client = NotebookClient(read(name), timeout=900, resources={"metadata": {"path": str(here)}})
         done = client.execute(env=os.environ | kept)
         assert not list(here.iterdir())
         assert not list(there.glob("tmp*"))
