@@ -1,15 +1,16 @@
 """Detection computes the same on any mesh and with any number of micro-batches."""
 
 import dataclasses
+import re
 from functools import cache
 
 import jax
 import numpy as np
 import pytest
 
-from focalnet_jax.distributed.mesh import make_mesh, put_batch
+from focalnet_jax.distributed.mesh import make_mesh, put_batch, split_by_example
 from focalnet_jax.programs.config_files import load_config
-from focalnet_jax.training.state import init_state
+from focalnet_jax.training.state import init_state, merge_model
 from focalnet_jax.training.step import make_train_step
 from tests.specs import open_spec, train_batches_of
 
@@ -46,12 +47,17 @@ def apart(state):
     return dataclasses.replace(state, params=jax.tree_util.tree_map_with_path(changed, state.params))
 
 
-def losses(recipe, mesh, *flags):
+def opened(recipe, mesh, *flags):
+    """Returns the config of a small detector, its TrainSpec on a mesh, and the function that initialises it."""
     rate = f"--config.schedule.learning_rate={RATES[recipe]}"
     config = load_config(f"configs/{recipe}.py:smoke", [*SMALL, rate, *flags])
     count = int(np.prod(mesh))
     mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)), jax.devices()[:count])
-    spec, init = open_spec(config, mesh, warmup_steps=0)
+    return config, *open_spec(config, mesh, warmup_steps=0)
+
+
+def losses(recipe, mesh, *flags):
+    config, spec, init = opened(recipe, mesh, *flags)
     state, step, found = init_state(spec, init), make_train_step(spec), []
     if recipe == "sparse_rcnn_coco":
         state = apart(state)
@@ -82,3 +88,20 @@ def test_losses_are_those_of_one_device(recipe, name, on_one_device):
     flags = ("--config.accumulate_steps=2",) if name == "micro-batches" else ()
     found = losses(recipe, MESHES[name], *flags)
     np.testing.assert_allclose(found, on_one_device(recipe), rtol=1e-5)  # sums in different orders
+
+
+@pytest.mark.parametrize("recipe", ["atss_coco", "mask_rcnn_coco"])
+def test_devices_exchange_nothing_in_an_evaluation(recipe):
+    _, spec, init = opened(recipe, MESHES["data"])
+    evaluation, split = spec.task.evaluations()["eval"], split_by_example(spec.mesh)
+    batch = spec.task.batch_spec(8, evaluated=True) | {"mask": jax.ShapeDtypeStruct((8,), np.float32)}
+    placed = {name: jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=split) for name, each in batch.items()}
+
+    def measure(variables, batch):
+        with jax.sharding.use_abstract_mesh(spec.mesh.abstract_mesh):
+            return evaluation.measure(merge_model(spec.graph, variables), batch)
+
+    state = init_state(spec, init)
+    program = jax.jit(measure, out_shardings=split).lower(state.result, placed).compile().as_text()
+    assert " while(" in program  # the program has loops, in which an exchange would be slow
+    assert not re.findall(r" (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)[-\w.]*\(", program)

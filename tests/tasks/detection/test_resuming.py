@@ -17,16 +17,19 @@ FLAGS = [
     "--config.grace_seconds=120",
 ]
 
+# Saves half of the compilation.
+ONE_CANVAS = ["--config.data.image_size=(96,96)", "--config.augment.long_side=96", "--config.inference.box=(96,96)"]
+
 
 @pytest.mark.parametrize(
-    ("recipe", "number"),
+    ("recipe", "number", "canvas"),
     [
-        pytest.param("mask_rcnn_coco", signal.SIGTERM, id="mask_rcnn_coco-stopped"),
-        pytest.param("atss_coco", signal.SIGKILL, id="atss_coco-killed"),
+        pytest.param("mask_rcnn_coco", signal.SIGTERM, ONE_CANVAS, id="mask_rcnn_coco-stopped"),
+        pytest.param("atss_coco", signal.SIGKILL, [], id="atss_coco-killed"),
     ],
 )
-def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(recipe, number, tmp_path):
-    flags = [f"--config=configs/{recipe}.py:smoke", *FLAGS]
+def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(recipe, number, canvas, tmp_path):
+    flags = [f"--config=configs/{recipe}.py:smoke", *FLAGS, *canvas]
     undisturbed = run("train.py", *flags, "--workdir", tmp_path / "undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
     process = start("train.py", *flags, "--workdir", tmp_path / "run")
