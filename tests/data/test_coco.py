@@ -301,7 +301,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(UserError, match=r"1 of 6 images of .*2017.json are not in .*/train2017, such as 000003.jpg"):
         opened(tmp_path)
     (tmp_path / "train2017").rename(tmp_path / "pictures")
-    with pytest.raises(UserError, match=r"the image 000000.jpg of .* is in none of .*data.images"):
+    with pytest.raises(UserError, match=r"the image 000000.jpg of .* is not in .*data.images"):
         opened(tmp_path)
     for path, message in ((tmp_path / "no", "does not exist"), (None, "needs data.path")):
         with pytest.raises(UserError, match=message):

@@ -23,7 +23,8 @@ ROWS = {
     11: ("the lock of a killed run", "taken over"),
     12: (
         "SIGTERM, SIGINT or SIGKILL",
-        "SIGTERM and SIGINT lose no steps, SIGKILL those after the newest checkpoint; the result is bitwise identical",
+        "SIGTERM or SIGINT: no step is lost; SIGKILL: the steps after the newest checkpoint are computed again; the "
+        "result is bitwise identical",
     ),
     13: ("SIGTERM to one of several processes", "all save the same step and exit with 42"),
     14: ("SIGTERM while a run compiles or waits for data", "saves if possible, otherwise ends after `grace_seconds`"),

@@ -153,8 +153,8 @@ def _find_images(path: str | None, split: str, name: str, file: Path) -> Path:
     if found is None:
         tried = [str(folder) for folder in folders if folder.is_dir()]
         raise UserError(
-            f"the image {name} of {file} is in none of {', '.join(tried)}: expected {LAYOUT}, or give the folder of "
-            "the images with data.images"
+            f"the image {name} of {file} is not in {' or '.join(tried) or path}: expected {LAYOUT}, or give the folder "
+            "of the images with data.images"
         )
     return found
 
