@@ -61,7 +61,7 @@ def test_pruning_leaves_the_newest_and_the_best_and_no_run_is_disturbed(workdir,
         run_command(capsys, "prune", workdir)
     assert run_command(capsys, "prune", workdir) == (0, ["deleted 49, 56"])
     assert list_steps(workdir / "checkpoints") == [60]
-    with pytest.raises(UserError, match="expected 1 or more"):
+    with pytest.raises(UserError, match="expected --keep-latest of at least 1"):
         run_command(capsys, "prune", workdir, "--keep-latest", 0)
 
 

@@ -224,7 +224,7 @@ def test_options_and_keys_that_disagree_are_refused(tmp_path):
     }
     texts = {
         "flat": "expected 4 axes",
-        "far": "numbered up to",
+        "far": "block numbers up to",
         "beyond": "not used layers",
     }
     for name, message in texts.items():

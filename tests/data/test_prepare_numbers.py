@@ -46,7 +46,7 @@ WRITERS = pytest.mark.parametrize("write", [write_rows, write_shards])
         (OWN, OWN, ["none", "none"], "3 different numbers from 0 to 2, and nothing proves that they are ImageNet's"),
         (NUMBERS, NUMBERS, ["none", "none"], "--classes imagenet1k for the order of the sorted synsets"),
         (NUMBERS | {SYNSETS[0]: 1000}, NUMBERS, ["none", "none"], "such as 1000, are outside the 1000 classes"),
-        (NUMBERS, NUMBERS | {SYNSETS[0]: 1000}, ["plain", "none"], "labels of val, such as 1000, are outside"),
+        (NUMBERS, NUMBERS | {SYNSETS[0]: 1000}, ["plain", "none"], "2 images of val, such as 1000, are outside"),
     ],
 )  # fmt: skip
 def test_numbers_that_mean_or_may_mean_other_classes_are_refused(write, train, val, names, told, tmp_path):
@@ -218,7 +218,15 @@ def test_names_of_classes_in_another_order_than_the_names_of_images_are_refused(
     _, found = prepared(tmp_path / "out", "parquet", "--source", source, "--classes", listed)
     assert found == {"train": TRAIN, "val": VAL}
     source = write_rows(tmp_path / "val1", OWN, {synset: number + 1 for synset, number in OWN.items()}, "plain", "none")
-    refused("2 labels of val, such as 3, are outside", "parquet", "--source", source, "--classes", listed, *out)
+    refused(
+        "the labels of 2 images of val, such as 3, are outside",
+        "parquet",
+        "--source",
+        source,
+        "--classes",
+        listed,
+        *out,
+    )
 
 
 def test_a_class_of_words_may_hold_images_of_other_synsets(tmp_path):

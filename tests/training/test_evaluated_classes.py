@@ -124,6 +124,6 @@ def test_the_first_outputs_alone_may_compete(tmp_path, capsys):
     assert (few["top1"], set(few) & {"top1_subset"}) == (10, set())
     assert re.search(r": 10 of the first 1000 classes of \S+, matched by", capsys.readouterr().out)
     with pytest.raises(
-        UserError, match=r"eval_classes=300 evaluates only outputs 0 to 299 of .*, n02979186, .*: raise it"
+        UserError, match=r"eval_classes=300 evaluates only outputs 0 to 299 of .*, n02979186, .*: increase eval_classes"
     ):
         evaluated(weights, folder, tmp_path, "--config.eval_classes=300")
