@@ -7,6 +7,7 @@ import pytest
 
 from focalnet_jax.errors import UserError
 from focalnet_jax.system.files import check_folder, check_result, output_file_names, write_result
+from tests.commands import run
 
 
 def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_path, monkeypatch):
@@ -24,6 +25,8 @@ def test_paths_that_cannot_be_written_are_refused_before_with_what_to_do(tmp_pat
     check_result(there, overwrite=True)
     check_result(tmp_path / "new.npz")
     check_folder(tmp_path / "a" / "b", "--out")
+    with pytest.raises(UserError, match=r"^s3://bucket/drawn: the files of --out are written to a local path"):
+        check_folder(Path("s3://bucket/drawn"), "--out")
     monkeypatch.setattr(os, "access", lambda *_: False)  # needed because root may write everywhere
     with pytest.raises(UserError, match="is not writable; choose another name"):
         check_result(tmp_path / "new.npz")
@@ -55,3 +58,23 @@ def test_what_cannot_be_written_after_all_is_named_and_nothing_is_left(tmp_path)
 def test_outputs_of_different_files_have_different_names(paths, names):
     paths = list(map(Path, paths))
     assert output_file_names(paths, taken=("kernels",)) == dict(zip(paths, names, strict=True))
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/x", "s3://bucket/x", "https://huggingface.co/org/name"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["focalnet_jax.convert", "weights.pth", "{}", "--to", "timm"],
+        ["focalnet_jax.predict", "image.png", "--checkpoint", "weights.pth", "--out", "{}"],
+        ["focalnet_jax.visualize", "--checkpoint", "weights.pth", "--images", "image.png", "--out", "{}"],
+        ["focalnet_jax.data.show", "--config", "configs/quickstart.py", "--out", "{}"],
+        ["focalnet_jax.sweep", "--config", "configs/quickstart.py", "--config.seed=0,1", "--workdir", "{}"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_results_for_local_paths_are_not_written_to_folders_named_like_an_address(command, address):
+    module, *arguments = command
+    done = run("-m", module, *(argument.format(address) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {address}: ") or done.stderr.startswith(f"error: --workdir {address}")
+    assert not Path(address.partition("//")[0]).exists()

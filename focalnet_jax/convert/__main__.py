@@ -51,6 +51,7 @@ from focalnet_jax.programs.flags import add_weights_flags, make_parser, parse_si
 from focalnet_jax.programs.run_command import printable, run_command
 from focalnet_jax.settings.tasks import TASKS
 from focalnet_jax.storage.address import AnyPath, is_bucket, refuse_mistyped, resolved, to_path
+from focalnet_jax.system.files import check_local
 from focalnet_jax.system.signals import handled
 
 # Formats for weights of one task only.
@@ -85,11 +86,8 @@ def main(arguments: list[str]) -> int:
     size = parse_size("--image-size", flags.image_size)
     if size is not None and flags.to != "huggingface":
         raise UserError(f"--image-size {flags.image_size} is used only with --to huggingface; omit the flag")
-    if is_bucket(flags.destination):
-        raise UserError(
-            f"{flags.destination}: weights are written to local paths; write them there, and copy them with gcloud "
-            "storage cp"
-        )
+    if not is_address(flags.destination):
+        check_local(flags.destination, "weights that are not for the hub (hf://ORG/NAME) are")
     refuse_mistyped(flags.destination)
     check_upload_flags(flags, on_the_hub=is_address(flags.destination))
     with handled([signal.SIGTERM], signal.default_int_handler):  # runs the cleanup that removes a partial output

@@ -22,6 +22,7 @@ from focalnet_jax.errors import UserError
 from focalnet_jax.programs.config_files import load_config
 from focalnet_jax.programs.flags import make_parser, parse_arguments, parse_workdir
 from focalnet_jax.storage.files import answering, exists
+from focalnet_jax.system.files import check_local
 from focalnet_jax.tasks import task_kind
 from focalnet_jax.training.data import open_train_data
 from focalnet_jax.training.plan import make_plan
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> int:
     flags, overrides = parse_arguments(parser, arguments)
     if flags.images < 1 or flags.step < 0:
         raise UserError(f"--images {flags.images} --step {flags.step}: expected a positive number, and 0 or more")
+    check_local(flags.out, "this image is")
     # The batch is the same on any number of devices.
     one_device = ["--config.mesh.data=-1", "--config.mesh.fsdp=1", "--config.mesh.tensor=1"]
     config = load_config(flags.config, [*overrides, *one_device], optional=["init_from"])

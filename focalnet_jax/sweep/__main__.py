@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder for the workdirs of the runs")
     flags, overrides = parse_arguments(parser, arguments)
     folder, runs = parse_workdir(flags.workdir), combinations(overrides)
+    check_folder(folder, "--workdir")
     if (folder / "metrics.jsonl").exists():
         raise UserError(f"--workdir {folder} is the workdir of a run; expected a folder for the workdirs of runs")
-    check_folder(folder, "--workdir")
     # Reports all mistakes in settings before the first run.
     loaded = [load_config(flags.config, settings) for _, settings in runs]
     for config in loaded:

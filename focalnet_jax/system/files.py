@@ -63,11 +63,7 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
     Raises:
       UserError: the file exists or cannot be written, or `path` is an address.
     """
-    if match := ADDRESS.fullmatch(str(path)):
-        raise UserError(
-            f"{match['scheme']}://{match['rest']}: this file is written to a local path; write it there, and copy it "
-            "afterwards"
-        )
+    check_local(path, "this file is")
     if path.is_dir():
         raise UserError(f"{path} is a folder; expected the path of a file to write")
     if path.exists() and not overwrite:
@@ -79,8 +75,18 @@ def check_result(path: Path, *, overwrite: bool | None = None) -> None:
         raise UserError(f"{path}: the folder {path.parent} is not writable; choose another name")
 
 
+def check_local(path: str | os.PathLike[str], written: str) -> None:
+    """Raises `UserError` if a path to write to is an address. `written` begins the message, as in "weights are"."""
+    if match := ADDRESS.fullmatch(str(path)):
+        raise UserError(
+            f"{match['scheme']}://{match['rest'][:200]}: {written} written to a local path; write there, and copy it "
+            "afterwards"
+        )
+
+
 def check_folder(path: Path, flag: str) -> None:
     """Raises `UserError` if a command cannot write to a folder, which may not exist yet. `flag` is for messages."""
+    check_local(path, f"the files of {flag} are")
     there = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
     if not there.is_dir():
         raise UserError(f"{flag} {path}: {there} is a file; expected a folder: choose another")
