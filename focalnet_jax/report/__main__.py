@@ -21,9 +21,7 @@ def main(arguments: list[str]) -> int:
     from focalnet_jax.system.files import check_result, write_result
 
     parser = make_parser("report", __doc__)
-    parser.add_argument(
-        "workdirs", nargs="+", type=Path, metavar="WORKDIR", help="workdirs of runs, or folders with workdirs"
-    )
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="workdirs of runs, or folders with workdirs")
     parser.add_argument(
         "--out",
         type=Path,

@@ -11,7 +11,7 @@ from typing import Any
 from focalnet_jax.settings.tasks import task_of
 from focalnet_jax.storage.address import AnyPath, is_bucket, resolved
 from focalnet_jax.storage.failures import StorageError, unreadable
-from focalnet_jax.storage.files import answering, exists, folders_in, read_text, requests
+from focalnet_jax.storage.files import answering, check_bucket, exists, folders_in, read_text, requests
 
 METRICS = "metrics.jsonl"
 PREDICTIONS = "predictions.png"  # predictions and ground truth of the newest evaluation, if the run draws them
@@ -49,7 +49,10 @@ def find_workdirs(path: AnyPath) -> list[AnyPath]:
     with answering(path):
         if exists(path / METRICS):
             return [path]
-        return [folder for folder in folders_in(path) if exists(folder / METRICS)] or [path]
+        found = [folder for folder in folders_in(path) if exists(folder / METRICS)]
+        if not found:
+            check_bucket(path)
+        return found or [path]
 
 
 def names_of(workdirs: Sequence[AnyPath]) -> list[str]:
