@@ -6,10 +6,10 @@ from focalnet_jax.aot.program import Program
 # Tables of source files as in a program of the TPU compiler. Frame 4 is a line of optax, called by frame 2.
 TABLES = """
 FileNames
-1 "/home/user/focalnet_jax/tasks/detection/rpn.py"
+1 "/src/focalnet_jax/tasks/detection/rpn.py"
 2 "/usr/lib/python3/site-packages/focalnet_jax/ops/roi_align.py"
 3 "/usr/lib/python3/site-packages/optax/losses.py"
-4 "/home/user/focalnet_jax/model/heads/rpn.py"
+4 "/src/focalnet_jax/model/heads/rpn.py"
 
 FunctionNames
 1 "<module>"

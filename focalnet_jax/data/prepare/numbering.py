@@ -132,9 +132,9 @@ def _shifted(found: SplitLabels) -> str:
 def _refuse_outside(split: str, found: SplitLabels, names: Sequence[str], imagenet: bool, *, given: bool) -> None:
     """Raises `UserError` if labels are outside the list of classes.
 
-    In data sets other than ImageNet-1K, this is an error only if a number is too large for the list, or if no number
-    is 0, so that the numbers seem to start at 1. In other cases, the images are rejected without an error. `given`
-    states whether the user gave the list with --classes.
+    In ImageNet-1K, every label outside the list is an error. In other data sets, there are two errors: a number is too
+    large for the list, or no number is 0, which suggests that the numbers start at 1. Images with other labels outside
+    the list are rejected without an error. `given` states whether the user gave the list with --classes.
     """
     count = sum(found.outside.values())
     numbers = found.numbers | found.stated
