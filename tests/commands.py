@@ -39,7 +39,7 @@ def run(script, *arguments, env=ENVIRONMENT):
     """Runs a command to its end; returns its exit code and output."""
     process = start(script, *arguments, env=env)
     try:
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=900)  # ends only commands that hang
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -14,7 +14,7 @@ from focalnet_jax.data.source import fingerprint_of
 from focalnet_jax.tasks.detection.truth import as_coco, instances_of_bitmaps
 
 SIDES = ((96, 128), (128, 96), (128, 128))  # heights and widths of the canvases in pixels
-EXAMPLES = {"train": 512, "val": 128}
+EXAMPLES = {"train": 512, "val": 32}
 _DIGITS = (1, 6)  # smallest and largest number of digits on a canvas
 _DIGIT_SIDE = (16, 65)  # smallest side of a digit in pixels, and the first that is too large
 _INK = 96  # grey value from which a pixel is a digit

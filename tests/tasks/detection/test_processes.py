@@ -27,7 +27,7 @@ TRAINED = [
     "--config.schedule.learning_rate=1e-2",
     "--config.model.drop_path_rate=0.2",
 ]
-IMAGES = 128  # the last batch of 12 is not full
+IMAGES = 32  # the last batch of 12 is not full
 pytestmark = pytest.mark.xdist_group("detection by processes")  # one process makes the run that both tests need
 
 
