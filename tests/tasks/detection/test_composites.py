@@ -10,7 +10,7 @@ from focalnet_jax.tasks.detection.composites import DigitComposites
 
 def test_an_example_depends_on_split_and_index_only():
     first, second = DigitComposites("train"), DigitComposites("train")
-    assert (len(first), len(DigitComposites("val"))) == (512, 128)
+    assert (len(first), len(DigitComposites("val"))) == (512, 32)
     second[7]
     for index in (0, 3, 511):
         (image, found), (again, same) = first[index], second[index]
